@@ -1,0 +1,1 @@
+"""A PyTorch training framework: one Runner over independent layers."""

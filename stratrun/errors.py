@@ -1,0 +1,81 @@
+"""Exceptions that a caller may want to catch.
+
+StratrunError
+|-- ConfigError                  a value the user wrote is wrong (also a ValueError)
+|   |-- UnknownNameError         no such entry in a registry (also a LookupError)
+|   `-- MissingArgumentError     a job lacks an argument that it cannot do without
+|-- IncompatibleError            each choice is fine, the combination is not
+|-- MissingDependencyError       an optional package is not installed (also an ImportError)
+|-- ModelError                   the model, its loss or a batch breaks the contract of a step
+|-- DataError                    a data set or loader cannot serve what is asked of it
+|-- MetricError                  a metric cannot be computed, or two give the same name
+`-- CheckpointError              a checkpoint could not be saved or loaded
+    |-- CheckpointNotFoundError  there is none
+    `-- CheckpointCorruptedError there are some, and every one of them is damaged
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class StratrunError(Exception):
+    """Root of every exception that stratrun raises on purpose."""
+
+
+class ConfigError(StratrunError, ValueError):
+    """A value that the user wrote is wrong."""
+
+
+class UnknownNameError(ConfigError, LookupError):
+    """A registry holds no entry of that name."""
+
+
+class MissingArgumentError(ConfigError):
+    """A job lacks an argument that it cannot do without."""
+
+
+class IncompatibleError(StratrunError):
+    """Each choice is valid alone, but not together."""
+
+
+class MissingDependencyError(StratrunError, ImportError):
+    """An optional package is needed and not installed."""
+
+
+class ModelError(StratrunError):
+    """The model, its loss or a batch breaks the contract of a step."""
+
+
+class DataError(StratrunError):
+    """A data set or loader cannot serve what is asked of it."""
+
+
+class MetricError(StratrunError):
+    """A metric cannot be computed, or two give the same name."""
+
+
+class CheckpointError(StratrunError):
+    """A checkpoint could not be saved or loaded."""
+
+
+class CheckpointNotFoundError(CheckpointError):
+    """There is no checkpoint where one was asked for."""
+
+
+class CheckpointCorruptedError(CheckpointError):
+    """There are checkpoints, and every one of them is damaged."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which known name was probably meant, or list them all.
+
+    Returns ``did you mean 'x'?`` or ``known: a, b, c``, to follow a semicolon.
+    """
+    names = sorted(known)
+    by_folded = {known_name.casefold(): known_name for known_name in names}
+    close = get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {by_folded[close[0]]!r}?"
+    if not names:
+        return "none are known"
+    return f"known: {', '.join(names)}"
