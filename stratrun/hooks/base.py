@@ -1,0 +1,94 @@
+"""What a hook is, and the points at which a run calls it.
+
+The order of a training run with validation after each epoch. A point that a custom loop
+invents is called where the loop calls it::
+
+    before_run
+    before_train
+      before_train_epoch                      for each epoch
+        before_train_iter                     for each batch
+        after_train_iter                        counters have moved
+      after_train_epoch                       counters have moved
+      before_val
+        before_val_epoch
+          before_val_iter                     for each batch
+          after_val_iter
+        after_val_epoch                       metrics are known
+      after_val
+    after_train
+    after_run
+
+`test` and `predict` have the same points as `val`. `before_save_checkpoint` comes before each
+save, `after_load_checkpoint` between `before_run` and the loop, `on_exception` where any of it fails.
+"""
+
+from typing import Any, ClassVar
+
+_ITER = ("batch_idx", "data_batch")
+_DONE = (*_ITER, "outputs")
+
+POINTS: dict[str, tuple[str, ...]] = {
+    "before_run": (),
+    "after_run": (),
+    "before_train": (),
+    "after_train": (),
+    "before_train_epoch": (),
+    "after_train_epoch": (),
+    "before_train_iter": _ITER,
+    "after_train_iter": _DONE,
+    "before_val": (),
+    "after_val": ("metrics",),
+    "before_val_epoch": (),
+    "after_val_epoch": ("metrics",),
+    "before_val_iter": _ITER,
+    "after_val_iter": _DONE,
+    "before_test": (),
+    "after_test": ("metrics",),
+    "before_test_epoch": (),
+    "after_test_epoch": ("metrics",),
+    "before_test_iter": _ITER,
+    "after_test_iter": _DONE,
+    "before_predict": (),
+    "after_predict": ("predictions",),
+    "before_predict_epoch": (),
+    "after_predict_epoch": (),
+    "before_predict_iter": _ITER,
+    "after_predict_iter": _DONE,
+    "before_save_checkpoint": ("checkpoint",),
+    "after_load_checkpoint": ("checkpoint",),
+    "on_exception": ("exception",),
+}
+"""Built-in points, with the details that each gives beside `runner`."""
+
+PRIORITIES = {
+    "HIGHEST": 0,
+    "VERY_HIGH": 10,
+    "HIGH": 30,
+    "ABOVE_NORMAL": 40,
+    "NORMAL": 50,
+    "BELOW_NORMAL": 60,
+    "LOW": 70,
+    "VERY_LOW": 90,
+    "LOWEST": 100,
+}
+
+
+class Hook:
+    """Side work at named points of a run.
+
+    A subclass defines methods named after points, those of `POINTS` or any that a custom loop
+    calls. A method takes just the arguments that it names, in any order: `runner`
+    (a `RunContext`) and the details of the point. Every rank calls every hook, in ascending
+    `priority`, then in the order of registration.
+
+    A hook with state worth keeping over a restart overrides `state_dict` and `load_state_dict`.
+    """
+
+    priority: ClassVar[int] = PRIORITIES["NORMAL"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers, strings, and lists and dicts of them."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` returned."""
