@@ -1,0 +1,85 @@
+"""Automatic mixed precision: float32 parameters, 16-bit arithmetic."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from stratrun.precision.base import Precision
+from stratrun.registry import PRECISIONS
+
+
+@PRECISIONS.register_module(["bf16-mixed", "bf16"])
+class BF16MixedPrecision(Precision):
+    """Autocast to bfloat16. Its range is that of float32, so there is no loss scaling."""
+
+    name = "bf16-mixed"
+    compute_dtype = torch.bfloat16
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device_type, dtype=self.compute_dtype)
+
+
+@PRECISIONS.register_module(["16-mixed", "16", "fp16"])
+class FP16MixedPrecision(Precision):
+    """Autocast to float16 with dynamic loss scaling.
+
+    An update whose gradients overflow is dropped and the scale halved, so there may be fewer
+    updates than the loop had windows; `TrainState.skipped` counts them.
+
+    Args:
+        init_scale: First loss scale.
+        growth_factor, backoff_factor, growth_interval: As in `torch.amp.GradScaler`.
+    """
+
+    name = "16-mixed"
+    compute_dtype = torch.float16
+
+    def __init__(
+        self,
+        init_scale: float = 2.0**16,
+        growth_factor: float = 2.0,
+        backoff_factor: float = 0.5,
+        growth_interval: int = 2000,
+    ) -> None:
+        self._options = {
+            "init_scale": init_scale,
+            "growth_factor": growth_factor,
+            "backoff_factor": backoff_factor,
+            "growth_interval": growth_interval,
+        }
+        self._scaler: torch.amp.GradScaler
+
+    def setup(self, device_type: str) -> None:
+        super().setup(device_type)
+        self._scaler = torch.amp.GradScaler(device_type, **self._options)
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device_type, dtype=self.compute_dtype)
+
+    def backward(self, loss: Tensor) -> None:
+        self._scaler.scale(loss).backward()
+
+    def unscale(self, optimizer: Optimizer) -> None:
+        self._scaler.unscale_(optimizer)
+
+    def step(self, optimizer: Optimizer) -> bool:
+        # A fused optimizer is always called and drops the update inside its kernel.
+        fused = getattr(optimizer, "_step_supports_amp_scaling", False)
+        before = self._scaler.get_scale() if fused else 0.0
+        called: list[bool] = []
+        handle = optimizer.register_step_post_hook(lambda *_: called.append(True))
+        try:
+            self._scaler.step(optimizer)
+        finally:
+            handle.remove()
+        self._scaler.update()
+        return self._scaler.get_scale() >= before if fused else bool(called)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._scaler.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._scaler.load_state_dict(state)

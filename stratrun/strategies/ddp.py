@@ -1,0 +1,81 @@
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from stratrun.registry import STRATEGIES
+from stratrun.strategies.base import Strategy
+
+
+@STRATEGIES.register_module("ddp")
+class DDPStrategy(Strategy):
+    """A full replica on every rank; gradients are averaged while the backward pass runs.
+
+    Args:
+        find_unused_parameters: Look for parameters that a backward pass did not reach, at the
+            cost of one walk over the graph. By default only where the run has several optimizers,
+            each for its part of the model.
+        broadcast_buffers: Give all ranks the buffers of the main one before each forward pass.
+        static_graph, gradient_as_bucket_view, bucket_cap_mb: As in
+            `torch.nn.parallel.DistributedDataParallel`.
+    """
+
+    name = "ddp"
+    accelerators = frozenset({"cpu", "cuda"})
+    auto_for = "several processes"
+
+    def __init__(
+        self,
+        *,
+        find_unused_parameters: bool | None = None,
+        broadcast_buffers: bool = True,
+        static_graph: bool = False,
+        gradient_as_bucket_view: bool = True,
+        bucket_cap_mb: float | None = None,
+    ) -> None:
+        self._find_unused = find_unused_parameters
+        self._broadcast_buffers = broadcast_buffers
+        self._static_graph = static_graph
+        self._bucket_view = gradient_as_bucket_view
+        self._bucket_cap_mb = bucket_cap_mb
+
+    def wrap(self, module: nn.Module, device: torch.device, *, partial_backward: bool) -> nn.Module:
+        find_unused = partial_backward if self._find_unused is None else self._find_unused
+        return DistributedDataParallel(
+            module,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            find_unused_parameters=find_unused,
+            broadcast_buffers=self._broadcast_buffers,
+            static_graph=self._static_graph,
+            gradient_as_bucket_view=self._bucket_view,
+            bucket_cap_mb=self._bucket_cap_mb,
+        )
+
+    def no_sync(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
+        return cast(DistributedDataParallel, wrapped).no_sync()
+
+    def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
+        works = []
+        for parameter in parameters:
+            # A parameter that no rank's backward pass reached has no gradient anywhere, but a
+            # rank cannot know that of the others: every rank takes part with zeros.
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad.div_(dist.get_world_size())
+            works.append(dist.all_reduce(parameter.grad, async_op=True))
+        for work in works:
+            work.wait()
+
+    def mean(self, value: Tensor) -> Tensor:
+        total = value.clone()
+        dist.all_reduce(total)
+        return total / dist.get_world_size()
+
+    def sync_buffers(self, module: nn.Module) -> None:
+        if self._broadcast_buffers:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, src=0)

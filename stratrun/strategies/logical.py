@@ -1,0 +1,89 @@
+"""State under logical names, for strategies that keep the whole model on every rank.
+
+`torch.distributed.checkpoint.state_dict` does the same for sharded models too, but steps an
+optimizer that has no state yet, with side effects on the run; here nothing is touched.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stratrun.errors import CheckpointError, nearest
+
+
+def state_dict(module: nn.Module, optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
+    """`model`: the module's own state dict. `optimizers`: see `optimizer_state`."""
+    names = parameter_names(module)
+    return {
+        "model": dict(module.state_dict()),
+        "optimizers": {key: optimizer_state(optimizer, names) for key, optimizer in optimizers.items()},
+    }
+
+
+def load_state_dict(module: nn.Module, optimizers: Mapping[str, Optimizer], state: dict[str, Any]) -> None:
+    """Restore what `state_dict` returned, exactly: every name must be on both sides.
+
+    Raises:
+        CheckpointError: names or shapes differ; says which.
+    """
+    try:
+        module.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise CheckpointError(f"the model does not fit the checkpoint: {error}") from error
+    names = parameter_names(module)
+    for key, optimizer in optimizers.items():
+        if key not in state["optimizers"]:
+            raise CheckpointError(
+                f"the checkpoint has no state for optimizer {key!r}; {nearest(key, state['optimizers'])}"
+            )
+        load_optimizer_state(optimizer, names, state["optimizers"][key], key)
+
+
+def parameter_names(module: nn.Module) -> dict[Tensor, str]:
+    """The name of each parameter; the first one, of a parameter that has several."""
+    return {parameter: name for name, parameter in module.named_parameters()}
+
+
+def optimizer_state(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Any]:
+    """`state` by parameter name, and `param_groups` that list names in place of indices."""
+    packed = optimizer.state_dict()
+    by_index = dict(enumerate(names[p] for group in optimizer.param_groups for p in group["params"]))
+    groups = [
+        {**group, "params": [by_index[index] for index in group["params"]]}
+        for group in packed["param_groups"]
+    ]
+    return {
+        "state": {by_index[index]: values for index, values in packed["state"].items()},
+        "param_groups": groups,
+        **{key: value for key, value in packed.items() if key not in ("state", "param_groups")},
+    }
+
+
+def load_optimizer_state(
+    optimizer: Optimizer, names: Mapping[Tensor, str], state: dict[str, Any], key: str
+) -> None:
+    """Restore by name, whatever the order of the parameters is now."""
+    own = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
+    saved = [group["params"] for group in state["param_groups"]]
+    if [sorted(group) for group in own] != [sorted(group) for group in saved]:
+        lacking = sorted({n for g in own for n in g} ^ {n for g in saved for n in g})
+        what = f"on one side only: {', '.join(lacking[:5])}" if lacking else "the groups are cut differently"
+        raise CheckpointError(f"the parameters of optimizer {key!r} are not those of the checkpoint ({what})")
+    index = {name: i for i, name in enumerate(name for group in own for name in group)}
+    groups = [
+        {**theirs, "params": [index[name] for name in mine]}
+        for theirs, mine in zip(state["param_groups"], own, strict=True)
+    ]
+    values = {index[name]: _cloned(v) for name, v in state["state"].items()}
+    rest = {k: v for k, v in state.items() if k not in ("state", "param_groups")}
+    optimizer.load_state_dict({"state": values, "param_groups": groups, **rest})
+
+
+def _cloned(values: Any) -> Any:
+    """Tensors of their own, which the optimizer may then update in place."""
+    if isinstance(values, dict):
+        return {name: _cloned(value) for name, value in values.items()}
+    return values.clone() if isinstance(values, torch.Tensor) else values

@@ -1,0 +1,31 @@
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stratrun.registry import STRATEGIES
+from stratrun.strategies.base import Strategy
+
+
+@STRATEGIES.register_module("single")
+class SingleDeviceStrategy(Strategy):
+    """The whole model on one device, in one process."""
+
+    name = "single"
+    accelerators = frozenset({"cpu", "cuda", "mps"})
+    needs_process_group = False
+    auto_for = "one process"
+
+    def wrap(self, module: nn.Module, device: torch.device, *, partial_backward: bool) -> nn.Module:
+        return module
+
+    def no_sync(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
+        return None
+
+    def mean(self, value: Tensor) -> Tensor:
+        return value
