@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.leaks import Snapshot
-from tests.ranks import Ranks, RankServer
+from tests.rank_server import RankServer
+from tests.ranks import Ranks
 
 _SERVER = pytest.StashKey[RankServer]()
 _RANK_FIXTURES = {"two_ranks", "four_ranks", "bare_ranks"}
