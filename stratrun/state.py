@@ -1,6 +1,6 @@
 """How far a run has come, and what the batch in hand is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -48,7 +48,9 @@ class BatchInfo:
     """Place of each of its samples in the global order of the epoch."""
     total: int | None = None
     """Samples of it over all ranks."""
+    finish: Callable[[], None] | None = None
+    """Tells the loader that the work on the batch is done, so that its position counts it."""
 
     def forget(self) -> None:
         """Back to knowing nothing, for batches that no loader of ours handed out."""
-        self.size, self.scale, self.positions, self.total = None, 1.0, None, None
+        self.size, self.scale, self.positions, self.total, self.finish = None, 1.0, None, None, None

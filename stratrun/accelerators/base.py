@@ -49,3 +49,4 @@ class Accelerator(ABC):
 
     def set_rng_state(self, device: torch.device, state: dict[str, Any]) -> None:
         """Take back what `rng_state` returned."""
+        return None

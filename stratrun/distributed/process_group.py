@@ -35,7 +35,8 @@ def control_group(env: ProcessEnv, timeout: timedelta) -> Group | None:
     """
     if env.world_size == 1:
         return None
-    return dist.new_group(backend="gloo", timeout=timeout)
+    group: Group = dist.new_group(backend="gloo", timeout=timeout)
+    return group
 
 
 def leave() -> None:

@@ -1,0 +1,3 @@
+from stratrun.optim.scheduler import Schedule
+
+__all__ = ["Schedule"]

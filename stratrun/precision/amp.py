@@ -44,7 +44,7 @@ class FP16MixedPrecision(Precision):
         backoff_factor: float = 0.5,
         growth_interval: int = 2000,
     ) -> None:
-        self._options = {
+        self._options: dict[str, Any] = {
             "init_scale": init_scale,
             "growth_factor": growth_factor,
             "backoff_factor": backoff_factor,
@@ -66,17 +66,22 @@ class FP16MixedPrecision(Precision):
         self._scaler.unscale_(optimizer)
 
     def step(self, optimizer: Optimizer) -> bool:
-        # A fused optimizer is always called and drops the update inside its kernel.
-        fused = getattr(optimizer, "_step_supports_amp_scaling", False)
-        before = self._scaler.get_scale() if fused else 0.0
         called: list[bool] = []
         handle = optimizer.register_step_post_hook(lambda *_: called.append(True))
         try:
             self._scaler.step(optimizer)
         finally:
             handle.remove()
+        # A fused optimizer is always called, and drops the update inside its kernel.
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
+            return not any(bool(found) for found in self._found_inf(optimizer))
+        return bool(called)
+
+    def update(self) -> None:
         self._scaler.update()
-        return self._scaler.get_scale() >= before if fused else bool(called)
+
+    def _found_inf(self, optimizer: Optimizer) -> list[Tensor]:
+        return list(self._scaler._found_inf_per_device(optimizer).values())
 
     def state_dict(self) -> dict[str, Any]:
         return self._scaler.state_dict()

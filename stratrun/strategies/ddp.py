@@ -59,16 +59,15 @@ class DDPStrategy(Strategy):
         return cast(DistributedDataParallel, wrapped).no_sync()
 
     def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
-        works = []
-        for parameter in parameters:
-            # A parameter that no rank's backward pass reached has no gradient anywhere, but a
-            # rank cannot know that of the others: every rank takes part with zeros.
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            parameter.grad.div_(dist.get_world_size())
-            works.append(dist.all_reduce(parameter.grad, async_op=True))
-        for work in works:
-            work.wait()
+        # What no rank's backward pass reached must stay without a gradient, or the optimizer
+        # would decay it; a rank cannot know that of the others.
+        reached = torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device)
+        reached = reached.to(torch.int32)
+        dist.all_reduce(reached, dist.ReduceOp.MAX)
+        for parameter, some in zip(parameters, reached.tolist(), strict=True):
+            if some:
+                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                dist.all_reduce(parameter.grad.div_(dist.get_world_size()))
 
     def mean(self, value: Tensor) -> Tensor:
         total = value.clone()

@@ -1,0 +1,274 @@
+"""The one object through which loops and hooks reach model, device and ranks."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stratrun.accelerators.base import Accelerator
+from stratrun.accelerators.transfer import move_batch
+from stratrun.distributed import Collectives
+from stratrun.engine.clipping import Clipping
+from stratrun.engine.contract import losses_of
+from stratrun.engine.step_module import StepModule
+from stratrun.engine.window import Window, multiply
+from stratrun.errors import ConfigError, nearest
+from stratrun.precision.base import Precision
+from stratrun.state import BatchInfo, TrainState
+from stratrun.strategies.base import Strategy
+
+T = TypeVar("T")
+_NOTHING = nullcontext()
+
+
+class Engine:
+    """Verbs of training and evaluation. The parts behind them stay private.
+
+    `train_step`, `val_step`, `test_step` and `predict_step` are whole steps. A loop with a
+    recipe of its own has `forward`, `update`, or `backward` and `step`; each iteration of it ends
+    with `finish_iter`.
+    """
+
+    def __init__(
+        self,
+        *,
+        accelerator: Accelerator,
+        strategy: Strategy,
+        precision: Precision,
+        collectives: Collectives,
+        device: torch.device,
+        state: TrainState,
+        clipping: Clipping | None = None,
+    ) -> None:
+        self.model: nn.Module
+        self.optimizers: dict[str, Optimizer] = {}
+        self.batch = BatchInfo()
+        self.state = state
+        self._accelerator = accelerator
+        self._strategy = strategy
+        self._precision = precision
+        self._collectives = collectives
+        self._device = device
+        self._clipping = clipping
+        self._window = Window()
+        self._updated = False
+        self._module: StepModule
+        self._train_module: nn.Module
+
+    def place(self, model: nn.Module, loss: Callable[..., Any] | None) -> None:
+        """Bring the model to its device and number format. Enough for evaluation."""
+        module = StepModule(model, loss)
+        self._module = self._precision.convert_module(module.to(self._device))  # type: ignore[assignment]
+        self._train_module = self._module
+        self.model = model
+
+    def prepare_training(self, build: Callable[[nn.Module], dict[str, Optimizer]], several: bool) -> None:
+        """Make the model ready for training, then build the optimizers from its parameters.
+
+        Args:
+            several: Whether `build` will return more than one optimizer.
+        """
+        self.optimizers = build(self.state_module)
+        self._train_module = self._strategy.wrap(self._module, self._device, partial_backward=several)
+
+    # -- whole steps
+
+    def train_step(self, batch: Any, *, update: bool = True, divisor: int = 1) -> dict[str, Any]:
+        """Forward, backward and, with `update`, one update by every optimizer.
+
+        Args:
+            update: Whether the accumulation window ends with this batch.
+            divisor: How many batches the window has.
+
+        Returns:
+            What the model's step returned, `loss` being the undivided loss, and `grad_norm` where
+            gradients were clipped by norm.
+        """
+        if not self.model.training:
+            self._module.train()
+        with self._exchange(update):
+            with self._precision.forward_context():
+                result = self._train_module(batch, "train")
+            outputs = losses_of(result, self.model)
+            self._precision.backward(self._window.add(outputs, divisor, self.batch.scale))
+        # Whoever keeps an output must not keep the graph behind it.
+        outputs = {k: v.detach() if isinstance(v, Tensor) else v for k, v in outputs.items()}
+        if update:
+            norm = self.step()
+            if norm is not None:
+                outputs["grad_norm"] = norm
+        return outputs
+
+    def val_step(self, batch: Any) -> Any:
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any) -> Any:
+        return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Any) -> Any:
+        return self._evaluate(batch, "predict")
+
+    # -- parts of steps, for loops with a recipe of their own
+
+    def forward(self, batch: Any, mode: str) -> Any:
+        """Call the model's method ``<mode>_step``, or its ``forward(mode=)``, for training."""
+        if not self.model.training:
+            self._module.train()
+        with self._precision.forward_context():
+            return self._train_module(batch, mode)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add to the gradients. The mean over processes is taken, weighted by their samples."""
+        self._precision.backward(loss if self.batch.scale == 1.0 else loss * self.batch.scale)
+
+    def step(self, optimizer: str | None = None) -> Tensor | None:
+        """Clip and update by one optimizer, or by all; then forget the gradients.
+
+        Returns:
+            The norm of the gradients before clipping, where they are clipped by norm.
+        """
+        norm = None
+        for name in [optimizer] if optimizer else self.optimizers:
+            norm = self._step_one(self._optimizer(name), self._window.weight)
+        self._precision.update()
+        self._window.clear()
+        return norm
+
+    def update(self, loss: Tensor, optimizer: str | None = None) -> Tensor | None:
+        """One update by one optimizer (or by all) for this loss alone.
+
+        Gradients that other losses left behind on its parameters are dropped first.
+        """
+        for name in [optimizer] if optimizer else self.optimizers:
+            self._optimizer(name).zero_grad(set_to_none=True)
+        self.backward(loss)
+        return self.step(optimizer)
+
+    def close_window(self) -> None:
+        """Update with what an unfinished accumulation window holds, the data having ended in it."""
+        if not self._window.batches:
+            return
+        parameters = [p for o in self.optimizers.values() for g in o.param_groups for p in g["params"]]
+        self._strategy.reduce_gradients(parameters)
+        multiply([p.grad for p in parameters if p.grad is not None], self._window.short_by())
+        self.step()
+
+    def finish_iter(self) -> None:
+        """Count the iteration just done. Call it after the work and before the ``after_`` point."""
+        state, batch = self.state, self.batch
+        state.iter += 1
+        state.samples += batch.total or 0
+        state.step += self._updated
+        self._updated = False
+        if batch.finish is not None:
+            batch.finish()
+
+    # -- what hooks may ask
+
+    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Average numbers over all processes, in one exchange."""
+        names = sorted(values)
+        if not names:
+            return {}
+        packed = torch.tensor([float(values[name]) for name in names], dtype=torch.float64)
+        total = self._collectives.sum(packed) / self._collectives.world_size
+        return dict(zip(names, total.tolist(), strict=True))
+
+    def collect(self, items: list[tuple[int, T]]) -> list[T]:
+        """Merge what all processes hold into one list, in order of the first of each pair."""
+        together = [item for part in self._collectives.gather(items) for item in part]
+        return [value for _, value in sorted(together, key=lambda item: item[0])]
+
+    def memory(self) -> dict[str, float]:
+        """Memory figures of this process's device, in MiB."""
+        return self._accelerator.memory(self._device)
+
+    def start_evaluation(self) -> None:
+        """Bring the model into evaluation mode, the same on every process."""
+        self._module.eval()
+        self._strategy.sync_buffers(self._module)
+
+    # -- for the runner: feeding and saving
+
+    def move(self, batch: Any) -> Any:
+        """A batch on the device, floating point tensors in the dtype of the parameters."""
+        dtype = self._precision.param_dtype
+        cast = None if dtype is torch.float32 else dtype
+        return move_batch(batch, self._device, dtype=cast, non_blocking=self._accelerator.pin_memory)
+
+    @property
+    def state_module(self) -> nn.Module:
+        """What the names in a checkpoint are relative to: the model, unless the loss has state too."""
+        loss = self._module.loss
+        return self._module if isinstance(loss, nn.Module) and loss.state_dict() else self.model
+
+    def shared_state(self) -> dict[str, Any]:
+        """State that is the same on every process, under logical names."""
+        state = self._strategy.state_dict(self.state_module, self.optimizers)
+        return {**state, "precision": self._precision.state_dict()}
+
+    def load_shared_state(self, state: dict[str, Any]) -> None:
+        self._strategy.load_state_dict(self.state_module, self.optimizers, state)
+        self._precision.load_state_dict(state["precision"])
+
+    def own_state(self) -> dict[str, Any]:
+        """State of this process: its device's generator, and the open accumulation window."""
+        window: dict[str, Any] = {}
+        if self._window.batches:
+            named = self.state_module.named_parameters()
+            gradients = {name: p.grad for name, p in named if p.grad is not None}
+            window = {**self._window.state_dict(), "gradients": gradients}
+        return {"rng": self._accelerator.rng_state(self._device), "window": window}
+
+    def load_own_state(self, state: dict[str, Any]) -> None:
+        self._accelerator.set_rng_state(self._device, state["rng"])
+        if window := state["window"]:
+            self._window.load_state_dict(window)
+            for name, parameter in self.state_module.named_parameters():
+                gradient = window["gradients"].get(name)
+                parameter.grad = None if gradient is None else gradient.to(parameter.device)
+
+    def _evaluate(self, batch: Any, mode: str) -> Any:
+        if self.model.training:
+            self._module.eval()
+        # The bare module: a wrapped one may exchange buffers, which hangs on uneven batches.
+        with torch.no_grad(), self._precision.forward_context():
+            return self._module(batch, mode)
+
+    def _exchange(self, update: bool) -> AbstractContextManager[Any]:
+        return _NOTHING if update else self._strategy.no_sync(self._train_module)
+
+    def _step_one(self, optimizer: Optimizer, weight: Tensor | None) -> Tensor | None:
+        norm = None
+        if weight is not None or self._clipping is not None:
+            self._precision.unscale(optimizer)
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            if weight is not None:
+                gradients = [p.grad for p in parameters if p.grad is not None]
+                # No sample anywhere leaves gradients of zero, which stay zero.
+                multiply(gradients, 1.0 / self._strategy.mean(weight).clamp_min(1e-12))
+            norm = self._clip(parameters)
+        if self._precision.step(optimizer):
+            self._updated = True
+        else:
+            self.state.skipped += 1
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _clip(self, parameters: list[Tensor]) -> Tensor | None:
+        clipping = self._clipping
+        if clipping is None:
+            return None
+        if clipping.value is not None:
+            nn.utils.clip_grad_value_(parameters, clipping.value)
+        if clipping.max_norm is None:
+            return None
+        return self._strategy.clip_grad_norm(parameters, clipping.max_norm, clipping.norm_type)
+
+    def _optimizer(self, name: str) -> Optimizer:
+        if name not in self.optimizers:
+            raise ConfigError(f"no optimizer is called {name!r}; {nearest(name, self.optimizers)}")
+        return self.optimizers[name]

@@ -1,0 +1,80 @@
+"""The accumulation window: micro-batches whose gradients make one update."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stratrun.errors import ModelError
+
+
+class Window:
+    """What the gradients at hand are made of.
+
+    Without weights each micro-batch counts as one: its loss is divided by the window's length.
+    With weights (samples or tokens behind each loss) losses are summed by weight, and the
+    gradients divided by the whole weight when the window closes.
+    """
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self._planned = 1
+        self._weight: Tensor | None = None
+
+    def add(self, outputs: dict[str, Any], divisor: int, scale: float) -> Tensor:
+        """The loss to run backward from.
+
+        Args:
+            divisor: Length of the window as far as it is known.
+            scale: `BatchInfo.scale` of the batch.
+
+        Raises:
+            ModelError: some steps of the window give a weight and some do not.
+        """
+        weight = outputs.get("weight")
+        if self.batches and (weight is None) is not (self._weight is None):
+            raise ModelError(
+                "a training step returned a 'weight' for one batch of an accumulation window and none for "
+                "another; return it always or never"
+            )
+        self.batches += 1
+        self._planned = divisor
+        loss: Tensor = outputs["loss"]
+        if weight is not None:
+            return self._add_weighted(loss, weight, scale)
+        if divisor != 1:
+            loss = loss / divisor
+        return loss if scale == 1.0 else loss * scale
+
+    def _add_weighted(self, loss: Tensor, weight: Tensor | float, scale: float) -> Tensor:
+        dtype = torch.promote_types(loss.dtype, torch.float32)
+        amount = torch.as_tensor(weight, dtype=dtype, device=loss.device).detach()
+        if scale == 0.0:
+            amount = torch.zeros_like(amount)
+        self._weight = amount if self._weight is None else self._weight + amount
+        return loss * amount
+
+    @property
+    def weight(self) -> Tensor | None:
+        """Weight of this process's losses so far; None when the steps give none."""
+        return self._weight
+
+    def short_by(self) -> float:
+        """What gradients of unweighted losses must be multiplied by, where the data ended early."""
+        return 1.0 if self._weight is not None else self._planned / self.batches
+
+    def clear(self) -> None:
+        self.batches, self._planned, self._weight = 0, 1, None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"batches": self.batches, "planned": self._planned, "weight": self._weight}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.batches, self._planned, self._weight = state["batches"], state["planned"], state["weight"]
+
+
+def multiply(gradients: Sequence[Tensor], factor: Tensor | float) -> None:
+    """Scale gradients in place, without waiting for the factor."""
+    if gradients:
+        torch._foreach_mul_(list(gradients), factor)

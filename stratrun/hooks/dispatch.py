@@ -1,0 +1,179 @@
+"""Which hook is called at which point, worked out when the hook is registered."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from difflib import get_close_matches
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from stratrun.errors import ConfigError, nearest
+from stratrun.hooks.base import POINTS, PRIORITIES, Hook
+
+if TYPE_CHECKING:
+    from stratrun.context import RunContext
+
+_RESERVED = frozenset(name for name in dir(Hook) if not name.startswith("_"))
+
+
+class _Handler(NamedTuple):
+    """One method of one hook, and how it is called with the details of a point."""
+
+    hook: Hook
+    call: Callable[[dict[str, Any]], Any]
+
+
+class HookList:
+    """The hooks of a run in the order in which they are called.
+
+    A point that no hook has a method for costs one look-up in a dictionary.
+    """
+
+    def __init__(self) -> None:
+        self._hooks: list[tuple[int, Hook]] = []
+        self._table: dict[str, tuple[_Handler, ...]] = {}
+        self._waiting: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[Hook]:
+        return (hook for _, hook in self._hooks)
+
+    def register(self, hook: Hook, priority: int | str | None = None) -> None:
+        """Add a hook behind those of its priority.
+
+        Args:
+            priority: Overrides the hook's own: 0 (first) to 100, or a name such as ``"HIGH"``.
+
+        Raises:
+            ConfigError: the priority is unknown, or a method asks for something its point does not give.
+        """
+        place = parse_priority(type(hook).priority if priority is None else priority)
+        methods = dict(_methods_of(hook))
+        calls = {point: _adapter(hook, point, method) for point, method in methods.items()}
+        for point in calls:
+            if point not in POINTS and point.startswith(("before_", "after_", "on_")):
+                self._waiting.setdefault(point, type(hook).__name__)
+        self._hooks.append((place, hook))
+        self._hooks.sort(key=lambda entry: entry[0])
+        for point, call in calls.items():
+            handlers = [*self._table.get(point, ()), _Handler(hook, call)]
+            order = {id(h): i for i, (_, h) in enumerate(self._hooks)}
+            self._table[point] = tuple(sorted(handlers, key=lambda handler: order[id(handler.hook)]))
+
+    def call(self, runner: RunContext, point: str, details: dict[str, Any]) -> None:
+        """Call every hook that has a method named `point`."""
+        handlers = self._table.get(point)
+        if handlers is None:
+            return
+        details["runner"] = runner
+        if point in self._waiting:
+            del self._waiting[point]
+        for handler in handlers:
+            try:
+                handler.call(details)
+            except Exception as error:
+                error.add_note(f"in {type(handler.hook).__name__}.{point}, step {runner.step}")
+                raise
+
+    def never_called(self) -> list[str]:
+        """Methods that look like points and were not called by any loop, each with what was meant."""
+        return [
+            f"{hook}.{point} was never called; did you mean {near[0]!r}?"
+            for point, hook in self._waiting.items()
+            if (near := get_close_matches(point, POINTS, n=1, cutoff=0.7))
+        ]
+
+    def describe(self) -> str:
+        """The order of calls: each point that any hook has, in the order of a run, with its hooks."""
+        points = [p for p in POINTS if p in self._table]
+        points += sorted(
+            p for p in self._table if p not in POINTS and p.startswith(("before_", "after_", "on_"))
+        )
+        priority = {id(hook): place for place, hook in self._hooks}
+        lines = []
+        for point in points:
+            hooks = (f"{type(h.hook).__name__} ({priority[id(h.hook)]})" for h in self._table[point])
+            lines.append(f"{point}: {', '.join(hooks)}")
+        return "\n".join(lines)
+
+
+def parse_priority(priority: int | str) -> int:
+    """A priority as a number from 0 (called first) to 100.
+
+    Raises:
+        ConfigError: it is neither such a number nor a name of one.
+    """
+    if isinstance(priority, str):
+        if priority.upper() not in PRIORITIES:
+            raise ConfigError(f"priority={priority!r} is unknown; {nearest(priority, PRIORITIES)}")
+        return PRIORITIES[priority.upper()]
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority <= 100:
+        raise ConfigError(
+            f"priority={priority!r} must be a whole number from 0 to 100, or a name such as 'HIGH'"
+        )
+    return priority
+
+
+def _methods_of(hook: Hook) -> Iterator[tuple[str, Callable[..., Any]]]:
+    for name in dir(hook):
+        if name.startswith("_") or name in _RESERVED:
+            continue
+        # Looked up without running a property.
+        found = inspect.getattr_static(hook, name)
+        if inspect.isroutine(found) or (name in POINTS and callable(getattr(hook, name))):
+            yield name, getattr(hook, name)
+
+
+def _adapter(hook: Hook, point: str, method: Callable[..., Any]) -> Callable[[dict[str, Any]], Any]:
+    """A function of the details that passes the method what it names."""
+    parameters = inspect.signature(method).parameters.values()
+    owner = f"{type(hook).__name__}.{point}"
+    required = [
+        p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    if point in POINTS:
+        for name in required:
+            if name != "runner" and name not in POINTS[point]:
+                given = ("runner", *POINTS[point])
+                raise ConfigError(
+                    f"{owner} asks for {name!r}, which the point does not give; {nearest(name, given)}"
+                )
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return lambda details: method(**details)
+    if len(required) == len(parameters) and all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters):
+        return _positional(owner, required, method)
+    names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
+
+    def call(details: dict[str, Any]) -> None:
+        _refuse_missing(owner, required, details)
+        method(**{name: details[name] for name in names if name in details})
+
+    return call
+
+
+def _positional(owner: str, names: list[str], method: Callable[..., Any]) -> Callable[[dict[str, Any]], Any]:
+    if not names:
+        return lambda details: method()
+    take = itemgetter(*names)
+    single = len(names) == 1
+
+    def call(details: dict[str, Any]) -> None:
+        try:
+            values = take(details)
+        except KeyError:
+            _refuse_missing(owner, names, details)
+            raise
+        if single:
+            method(values)
+        else:
+            method(*values)
+
+    return call
+
+
+def _refuse_missing(owner: str, names: list[str], details: dict[str, Any]) -> None:
+    for name in names:
+        if name not in details:
+            raise ConfigError(
+                f"{owner} asks for {name!r}, which the loop does not give; {nearest(name, details)}"
+            )

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stratrun.hooks.base import Hook
+from stratrun.registry import HOOKS
+
+if TYPE_CHECKING:
+    from stratrun.context import RunContext
+
+
+@HOOKS.register_module()
+class ParamSchedulerHook(Hook):
+    """Moves the learning rate schedules: after each update, each epoch, or each validation.
+
+    A schedule by iteration counts updates, so neither accumulation nor a dropped update makes it
+    run ahead of the optimizer.
+    """
+
+    # Before logging and saving, which show and keep the state that the next step starts from.
+    priority = 60
+
+    def before_train(self, runner: RunContext) -> None:
+        self._step = runner.step
+
+    def after_train_iter(self, runner: RunContext) -> None:
+        if runner.step == self._step:
+            return
+        self._step = runner.step
+        for schedule in runner.schedules:
+            if not schedule.by_epoch and schedule.monitor is None:
+                schedule.step()
+
+    def after_train_epoch(self, runner: RunContext) -> None:
+        for schedule in runner.schedules:
+            if schedule.by_epoch and schedule.monitor is None:
+                schedule.step()
+
+    def after_val_epoch(self, runner: RunContext) -> None:
+        for schedule in runner.schedules:
+            if schedule.monitor is not None and runner.training:
+                schedule.follow(runner.metrics)

@@ -1,0 +1,123 @@
+"""Schedules of the learning rate out of what the user gave."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from stratrun.errors import ConfigError, nearest
+from stratrun.optim.optimizer import DEFAULT
+from stratrun.registry import PARAM_SCHEDULERS
+
+_OURS = ("by_epoch", "optimizer", "monitor")
+
+
+class Schedule:
+    """One torch scheduler, and when it moves.
+
+    Args:
+        by_epoch: Move after each epoch, rather than after each optimizer update.
+        monitor: Metric that a plateau scheduler follows; it then moves after each validation.
+    """
+
+    def __init__(self, scheduler: LRScheduler, *, by_epoch: bool = True, monitor: str | None = None) -> None:
+        self.scheduler = scheduler
+        self.by_epoch = by_epoch
+        self.monitor = monitor
+
+    def step(self) -> None:
+        self.scheduler.step()
+
+    def follow(self, metrics: Mapping[str, float]) -> None:
+        """Move by the latest validation.
+
+        Raises:
+            ConfigError: validation gave no metric of that name.
+        """
+        assert self.monitor is not None
+        if self.monitor not in metrics:
+            raise ConfigError(
+                f"param_scheduler: monitor={self.monitor!r} is no metric of the validation; "
+                f"{nearest(self.monitor, metrics)}"
+            )
+        plateau = cast(ReduceLROnPlateau, self.scheduler)
+        plateau.step(metrics[self.monitor])
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.scheduler.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scheduler.load_state_dict(state)
+
+
+def check(spec: Any, optimizers: Iterable[str] = (DEFAULT,)) -> None:
+    """Refuse what could not be built, building nothing."""
+    names = list(optimizers)
+    for where, one in _each(spec):
+        if isinstance(one, Mapping):
+            target = one.get("optimizer", names[0])
+            if target not in names:
+                raise ConfigError(
+                    f"{where}: no optimizer is called {target!r}; {nearest(str(target), names)}"
+                )
+            entry, options = PARAM_SCHEDULERS.check(_torch_part(one), where=where, given=("optimizer",))
+            _refuse_lone_plateau(entry, one, where)
+            if "schedulers" in options:
+                check(options["schedulers"], names)
+        elif isinstance(one, str | type):
+            PARAM_SCHEDULERS.check(one, where=where, given=("optimizer",))
+        elif not isinstance(one, LRScheduler | Schedule) and not callable(one):
+            raise ConfigError(
+                f"{where}={one!r} is no scheduler; give a dict such as "
+                "dict(type='CosineAnnealingLR', T_max=10, by_epoch=True)"
+            )
+
+
+def build(spec: Any, optimizers: Mapping[str, Optimizer]) -> list[Schedule]:
+    """The schedules of a spec: one, or a list of them that act together."""
+    return [_build_one(one, optimizers, where) for where, one in _each(spec)]
+
+
+def _build_one(spec: Any, optimizers: Mapping[str, Optimizer], where: str) -> Schedule:
+    if isinstance(spec, Schedule):
+        return spec
+    if isinstance(spec, LRScheduler):
+        return Schedule(spec)
+    first = next(iter(optimizers.values()))
+    if not isinstance(spec, Mapping):
+        made = PARAM_SCHEDULERS.build(spec, where=where, optimizer=first)
+        return Schedule(made if isinstance(made, LRScheduler) else made(first))
+    optimizer = optimizers[spec.get("optimizer", next(iter(optimizers)))]
+    inner = _torch_part(spec)
+    if "schedulers" in inner:
+        # The schedulers that SequentialLR and ChainedScheduler are made of.
+        inner["schedulers"] = [
+            _build_one(one, {"": optimizer}, f"{where}.schedulers").scheduler for one in inner["schedulers"]
+        ]
+    made = PARAM_SCHEDULERS.build(inner, where=where, offer={"optimizer": optimizer})
+    return Schedule(made, by_epoch=spec.get("by_epoch", True), monitor=spec.get("monitor"))
+
+
+def _each(spec: Any) -> list[tuple[str, Any]]:
+    if spec is None:
+        return []
+    if isinstance(spec, list | tuple):
+        return [(f"param_scheduler.{i}", one) for i, one in enumerate(spec)]
+    return [("param_scheduler", spec)]
+
+
+def _torch_part(spec: Mapping[str, Any]) -> Any:
+    kept = type(spec)(spec)  # type: ignore[call-arg]  # a config keeps the places of its values
+    for name in _OURS:
+        kept.pop(name, None)  # type: ignore[attr-defined]
+    return kept
+
+
+def _refuse_lone_plateau(entry: Any, spec: Mapping[str, Any], where: str) -> None:
+    plateau = inspect.isclass(entry) and issubclass(entry, ReduceLROnPlateau)
+    if plateau and not spec.get("monitor"):
+        raise ConfigError(f"{where}: ReduceLROnPlateau follows a metric; add monitor='name_of_the_metric'")
+    if spec.get("monitor") and not plateau:
+        raise ConfigError(f"{where}: {spec['type']!r} follows no metric; remove monitor={spec['monitor']!r}")
