@@ -1,0 +1,67 @@
+"""What a class takes, told before it is called."""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from stratrun.errors import ConfigError, nearest
+
+
+class Arguments:
+    """What a class takes, held against what it is about to get."""
+
+    def __init__(self, entry: Callable[..., Any], where: str, places: Mapping[str, str]) -> None:
+        self._title = f"{where}: {name_of(entry)}"
+        self._places = places
+        parameters = parameters_of(entry)
+        self._open = parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        self._named = {
+            key: p
+            for key, p in (parameters or {}).items()
+            if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        }
+
+    def refuse_unknown(self, options: Collection[str], given: Collection[str]) -> None:
+        for key in options:
+            place = at(self._places, key)
+            if key in given:
+                raise ConfigError(f"{self._title} gets {key!r} from the run; leave it out{place}")
+            if key not in self._named and not self._open:
+                own = [name for name in self._named if name not in given]
+                raise ConfigError(
+                    f"{self._title} takes no argument {key!r}; {nearest(str(key), own)}"
+                    f"{self._inherited(key)}{place}"
+                )
+
+    def refuse_lacking(self, supplied: Collection[str]) -> None:
+        lacking = [key for key, p in self._named.items() if p.default is p.empty and key not in supplied]
+        if lacking:
+            raise ConfigError(
+                f"{self._title} needs {', '.join(map(repr, lacking))}; "
+                f"add {'it' if len(lacking) == 1 else 'them'} beside 'type'{at(self._places, 'type')}"
+            )
+
+    def _inherited(self, key: str) -> str:
+        """The mend for an argument left over from a base config that had another `type`."""
+        here, there = self._places.get("type"), self._places.get(key)
+        if here is None or there is None or here.partition(":")[0] == there.partition(":")[0]:
+            return ""
+        return f" 'type' was set elsewhere ({here}): put '_delete_: true' beside it to drop what it inherits"
+
+
+def parameters_of(entry: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
+    """The parameters of a call; None where they cannot be told, as for some classes written in C."""
+    try:
+        return dict(inspect.signature(entry).parameters)
+    except (TypeError, ValueError):
+        return None
+
+
+def name_of(entry: Callable[..., Any]) -> str:
+    return str(getattr(entry, "__name__", entry))
+
+
+def at(places: Mapping[str, str], key: str | None = None) -> str:
+    """Where a key was written, as `` (file:line)``; nothing when that is not known."""
+    place = places.get(key) if key else next(iter(places.values()), None)
+    return f" ({place})" if place else ""

@@ -1,0 +1,25 @@
+"""The registries, one for each kind of thing that a user may name."""
+
+from stratrun.registry.registry import Registry
+
+RUNNERS = Registry("runners", "stratrun.runner")
+LOOPS = Registry("loops", "stratrun.loops")
+HOOKS = Registry("hooks", "stratrun.hooks")
+MODELS = Registry("models", fallbacks=("torch.nn",))
+DATASETS = Registry("datasets", fallbacks=("torch.utils.data",))
+SAMPLERS = Registry("samplers", fallbacks=("torch.utils.data",))
+COLLATES = Registry("collates", keep_functions=True)
+METRICS = Registry(
+    "metrics",
+    "stratrun.evaluation",
+    fallbacks=("torchmetrics", "torchmetrics.classification", "torchmetrics.text", "torchmetrics.image"),
+    extra="metrics",
+)
+OPTIMIZERS = Registry("optimizers", fallbacks=("torch.optim",))
+PARAM_SCHEDULERS = Registry("param_schedulers", fallbacks=("torch.optim.lr_scheduler",))
+STRATEGIES = Registry("strategies", "stratrun.strategies")
+ACCELERATORS = Registry("accelerators", "stratrun.accelerators")
+PRECISIONS = Registry("precisions", "stratrun.precision")
+LOGGERS = Registry("loggers", "stratrun.loggers")
+LAUNCHERS = Registry("launchers")
+STORAGES = Registry("storages")
