@@ -1,6 +1,6 @@
 """A PyTorch training framework: one Runner over independent layers.
 
-Importing this package imports nothing else, not even torch: each public name is looked up when it is first used.
+Importing this package imports nothing else, not even torch: a public name is looked up when first used.
 """
 
 from importlib import import_module
