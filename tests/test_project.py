@@ -142,7 +142,9 @@ def test_a_seam_has_few_methods() -> None:
     found = {}
     for path, node in classes("stratrun/"):
         if node.name in SEAMS:
-            methods = [n.name for n in node.body if isinstance(n, ast.FunctionDef) and n.name[0] != "_"]
+            # `state_dict` and `load_state_dict` are one question.
+            methods = {n.name.removeprefix("load_") for n in node.body if isinstance(n, ast.FunctionDef)}
+            methods = {name for name in methods if not name.startswith("_")}
             if len(methods) > SEAM_METHODS:
                 found[f"{path}:{node.name}"] = methods
     assert found == {}
