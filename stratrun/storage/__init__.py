@@ -1,0 +1,3 @@
+from stratrun.storage.filesystem import Folder
+
+__all__ = ["Folder"]

@@ -1,0 +1,39 @@
+"""Work that succeeds on all ranks or fails on all of them."""
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+from stratrun.distributed.collectives import Collectives
+from stratrun.errors import CheckpointError
+
+T = TypeVar("T")
+
+
+def together(ranks: Collectives, what: str, action: Callable[[], T]) -> T:
+    """Run an action on every rank and return its result once all have succeeded.
+
+    Raises:
+        CheckpointError: it failed on some rank; the same class of error on all of them.
+    """
+    error: CheckpointError | None = None
+    result: T | None = None
+    try:
+        result = action()
+    except Exception as cause:
+        error = _as_ours(cause, what if ranks.world_size == 1 else "")
+        error.__cause__ = cause
+    ranks.agree(error, what)
+    return cast(T, result)
+
+
+def decided_by_main(ranks: Collectives, what: str, action: Callable[[], T]) -> T:
+    """Run an action on the main rank alone and give its result to all."""
+    result = together(ranks, what, lambda: action() if ranks.is_main else None)
+    return cast(T, ranks.from_main(result))
+
+
+def _as_ours(cause: Exception, what: str) -> CheckpointError:
+    before = f"{what} failed: " if what else ""
+    if isinstance(cause, CheckpointError):
+        return type(cause)(f"{before}{cause}")
+    return CheckpointError(f"{before}{type(cause).__name__}: {cause}")

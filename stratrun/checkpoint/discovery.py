@@ -1,0 +1,46 @@
+"""Finding checkpoints. What lies in the folder decides: no pointer file, no times of files."""
+
+from stratrun.checkpoint import layout
+from stratrun.errors import CheckpointNotFoundError
+from stratrun.storage import Folder
+
+IN_WORK_DIR = "checkpoints"
+
+
+def committed_steps(folder: Folder) -> list[int]:
+    """Steps that carry the marker, ascending."""
+    steps = [(layout.step_of(name), name) for name in folder.names()]
+    return sorted(s for s, name in steps if s is not None and folder.exists(f"{name}/{layout.COMMITTED}"))
+
+
+def look_into(start: Folder) -> tuple[str, list[int] | None]:
+    """What a folder that a user named leads to.
+
+    Returns:
+        The path below `start` where the checkpoints are, and their steps, ascending; None for
+        the steps if it is itself a checkpoint.
+
+    Raises:
+        CheckpointNotFoundError: there is none; names those nearby.
+    """
+    if start.exists(layout.COMMITTED):
+        return "", None
+    if layout.step_of(start.name) is not None:
+        state = "is unfinished: it has no marker" if start.exists() else "does not exist"
+        raise CheckpointNotFoundError(f"checkpoint {start} {state}; {neighbours(start)}")
+    for path in ("", IN_WORK_DIR):
+        steps = committed_steps(start.child(path) if path else start)
+        if steps:
+            return path, steps
+    raise CheckpointNotFoundError(
+        f"no checkpoint in {start}{'' if start.exists() else ', which does not exist'}"
+    )
+
+
+def neighbours(checkpoint: Folder, limit: int = 5) -> str:
+    """Say which committed steps lie beside a checkpoint, the nearest ones."""
+    wanted = layout.step_of(checkpoint.name) or 0
+    steps = sorted(committed_steps(checkpoint.parent), key=lambda step: (abs(step - wanted), step))
+    if not steps:
+        return f"there is none in {checkpoint.parent}"
+    return f"steps there: {', '.join(map(str, sorted(steps[:limit])))}"

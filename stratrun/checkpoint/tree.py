@@ -1,0 +1,198 @@
+"""Nested state to JSON and named tensors, and back. Nothing in it can choose a class or run code."""
+
+import base64
+import math
+import re
+import sys
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stratrun.errors import CheckpointError
+
+_DEEPEST = 100
+_TAGGED = re.compile(r"\$")
+_Path = tuple[str, ...]
+
+
+def flatten(tree: Any, prefix: str = "") -> tuple[Any, dict[str, Tensor]]:
+    """Split a tree into a JSON skeleton and its tensors, by name, neither copied nor moved.
+
+    Dicts, lists, tuples, deques, counters, None, booleans, numbers, strings, bytes, NumPy arrays
+    and tensors come back as they were; keys may be any plain value. A tensor that occurs twice,
+    as tied weights do, is kept once.
+
+    Raises:
+        CheckpointError: a value of another type; names where it sits.
+    """
+    flattening = _Flattening(prefix)
+    return flattening.encode(tree, ()), flattening.tensors
+
+
+def unflatten(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The tree again.
+
+    Raises:
+        CheckpointError: the skeleton is not one that `flatten` made, or a tensor is missing.
+    """
+    if isinstance(skeleton, list):
+        return [unflatten(value, tensors) for value in skeleton]
+    if not isinstance(skeleton, dict):
+        return skeleton
+    tag = next(iter(skeleton), "")
+    if not _TAGGED.match(tag):
+        return {key: unflatten(value, tensors) for key, value in skeleton.items()}
+    decode = _DECODERS.get(tag)
+    if decode is None or len(skeleton) != 1:
+        raise CheckpointError(f"{tag!r} is no kind of value that this version of stratrun knows")
+    try:
+        return decode(skeleton[tag], tensors)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"a value of kind {tag!r} cannot be restored: {error}") from error
+
+
+def tensor_names(skeleton: Any) -> set[str]:
+    """Names of the tensors that `unflatten` will ask for."""
+    if isinstance(skeleton, list):
+        return set().union(*map(tensor_names, skeleton))
+    if isinstance(skeleton, dict):
+        name = skeleton.get("$tensor")
+        return {name} if isinstance(name, str) else set().union(*map(tensor_names, skeleton.values()))
+    return set()
+
+
+class _Flattening:
+    def __init__(self, prefix: str) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._prefix = prefix
+        self._names: dict[object, str] = {}
+
+    def encode(self, value: Any, path: _Path) -> Any:
+        if len(path) > _DEEPEST:
+            raise _refused(path[:5], f"nests deeper than {_DEEPEST} levels; does it contain itself?")
+        if value is None or isinstance(value, bool | int | float | str):
+            return _plain(value, path)
+        if isinstance(value, Tensor):
+            return self._tensor(value, path)
+        if type(value) is list:
+            return self._items(value, path)
+        if isinstance(value, Mapping):
+            return self._mapping(value, path)
+        if type(value) in (tuple, torch.Size):
+            return {"$tuple" if type(value) is tuple else "$size": self._items(value, path)}
+        if isinstance(value, deque):
+            return {"$deque": [self._items(value, path), value.maxlen]}
+        if isinstance(value, bytes):
+            return {"$bytes": base64.b64encode(value).decode("ascii")}
+        return self._numpy(value, path)
+
+    def _items(self, values: Any, path: _Path) -> list[Any]:
+        return [self.encode(value, (*path, str(i))) for i, value in enumerate(values)]
+
+    def _mapping(self, value: Mapping[Any, Any], path: _Path) -> Any:
+        kind = _MAPPINGS.get(type(value))
+        if kind is None:
+            mend = "save dict(...) of it"
+            raise _refused(path, f"is a {type(value).__qualname__}, which would come back as a dict; {mend}")
+        metadata = getattr(value, "_metadata", None)
+        if metadata is not None:  # what modules put there tells their own loading which version it meets
+            body = self._mapping(dict(value), path)
+            return {"$module": [body, self._mapping(dict(metadata), (*path, "_metadata"))]}
+        if kind == "" and all(type(key) is str and not _TAGGED.match(key) for key in value):
+            return {key: self.encode(child, (*path, key)) for key, child in value.items()}
+        pairs = [
+            [self._key(key, path), self.encode(child, (*path, str(key)))] for key, child in value.items()
+        ]
+        return {kind or "$dict": pairs}
+
+    def _key(self, key: Any, path: _Path) -> Any:
+        if key is None or isinstance(key, bool | int | float | str):
+            return _plain(key, path)
+        if type(key) is tuple:
+            return {"$tuple": [self._key(part, path) for part in key]}
+        raise _refused(path, f"has the key {key!r}; keys must be numbers, strings or tuples of them")
+
+    def _tensor(self, tensor: Tensor, path: _Path) -> dict[str, Any]:
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
+            kind = "on the meta device" if tensor.device.type == "meta" else "sparse or quantized"
+            raise _refused(path, f"is a tensor {kind}; save a dense one with data")
+        if hasattr(tensor, "placements"):
+            raise _refused(path, "is a tensor spread over ranks; save its full_tensor()")
+        tensor = tensor.detach()
+        if tensor.dtype == torch.complex128:  # a dtype that the file format lacks
+            return {"$complex": self._store(torch.view_as_real(tensor.resolve_conj()), path)}
+        return {"$tensor": self._store(tensor, path)}
+
+    def _store(self, tensor: Tensor, path: _Path) -> str:
+        view = (tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg())
+        identity = (tensor.device, tensor.data_ptr(), view) if tensor.numel() else object()
+        if identity in self._names:
+            return self._names[identity]
+        base = name = self._prefix + "/".join(path)
+        for attempt in range(2, sys.maxsize):
+            if name not in self.tensors:
+                break
+            name = f"{base}~{attempt}"
+        self._names[identity], self.tensors[name] = name, tensor
+        return name
+
+    def _numpy(self, value: Any, path: _Path) -> Any:
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and isinstance(value, numpy.generic) and value.dtype.kind in "biufU":
+            return self.encode(value.item(), path)
+        if numpy is not None and isinstance(value, numpy.ndarray) and value.dtype.kind in "biufc":
+            # A copy, as torch warns of arrays that are read-only and refuses foreign byte orders.
+            own = numpy.array(value, dtype=value.dtype.newbyteorder("="))
+            return {"$numpy": self._tensor(torch.from_numpy(own), path)}
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise _refused(path, f"is a {kind}; tensors, arrays, numbers, strings and containers can be saved")
+
+
+def _plain(value: Any, path: _Path) -> Any:
+    """A leaf as JSON has it. Subclasses, such as NumPy's float64, become the plain number they are."""
+    if isinstance(value, Enum):
+        raise _refused(path, f"is {value!r}; save its value")
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"$float": str(float(value))}
+    return int(value) if isinstance(value, int) else str.__str__(value)
+
+
+def _refused(path: _Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"the state at {'.'.join(path) or 'its top'} {reason}")
+
+
+def _pairs(pairs: Any, tensors: Mapping[str, Tensor]) -> list[tuple[Any, Any]]:
+    return [(unflatten(key, tensors), unflatten(value, tensors)) for key, value in pairs]
+
+
+def _module(parts: Any, tensors: Mapping[str, Tensor]) -> Any:
+    state = OrderedDict(unflatten(parts[0], tensors))
+    state._metadata = OrderedDict(unflatten(parts[1], tensors))  # type: ignore[attr-defined]
+    return state
+
+
+def _complex(name: Any, tensors: Mapping[str, Tensor]) -> Tensor:
+    return torch.view_as_complex(tensors[name])
+
+
+_MAPPINGS: dict[type, str] = {dict: "", OrderedDict: "$ordered", Counter: "$counter"}
+_DECODERS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
+    "$tensor": lambda name, tensors: tensors[name],
+    "$complex": _complex,
+    "$numpy": lambda value, tensors: unflatten(value, tensors).numpy(),
+    "$tuple": lambda items, tensors: tuple(unflatten(items, tensors)),
+    "$size": lambda items, tensors: torch.Size(items),
+    "$deque": lambda parts, tensors: deque(unflatten(parts[0], tensors), parts[1]),
+    "$dict": lambda pairs, tensors: dict(_pairs(pairs, tensors)),
+    "$ordered": lambda pairs, tensors: OrderedDict(_pairs(pairs, tensors)),
+    "$counter": lambda pairs, tensors: Counter(dict(_pairs(pairs, tensors))),
+    "$module": _module,
+    "$bytes": lambda text, tensors: base64.b64decode(text, validate=True),
+    "$float": lambda text, tensors: float(text),
+}
