@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -74,4 +74,10 @@ class RunContext(Protocol):
 
     def build_dataloader(self, spec: Any, *, train: bool = False) -> Feed: ...
     def build_evaluator(self, spec: Any) -> Evaluator | None: ...
-    def save_checkpoint(self) -> str: ...
+    def save_checkpoint(self, *, keep_last: int | None = None, protect: Collection[int] = ()) -> str:
+        """Save now, under the number of finished iterations, and return the URL.
+
+        Afterwards this run's older checkpoints are removed, but for the newest `keep_last` (None
+        keeps all) and those of the iterations `protect`.
+        """
+        ...
