@@ -77,6 +77,15 @@ def die_on(which: int) -> None:
     time.sleep(30)
 
 
+def die_with_a_child(which: int) -> None:
+    if rank() == which:
+        if os.fork() == 0:
+            time.sleep(8)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(30)
+
+
 def hang_on(which: int) -> None:
     if rank() == which:
         time.sleep(30)
@@ -173,6 +182,13 @@ def test_a_rank_that_dies_is_an_error_with_its_exit_code(own_ranks: Ranks) -> No
     with pytest.raises(RankError, match="rank 1 of 2 died, exit code -9"):
         own_ranks(die_on, 1)
     assert own_ranks(rank) == [0, 1]
+
+
+def test_a_dead_rank_is_noticed_though_its_loader_worker_lives(own_ranks: Ranks) -> None:
+    started = time.monotonic()
+    with pytest.raises(RankError, match="rank 0 of 2 died"):
+        own_ranks(die_with_a_child, 0)
+    assert time.monotonic() - started < 5
 
 
 def test_a_rank_that_hangs_is_an_error_that_shows_where(own_ranks: Ranks) -> None:
