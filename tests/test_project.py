@@ -107,13 +107,14 @@ def test_no_file_is_too_long() -> None:
 
     paths = [path for path in repository() if path.endswith((".py", ".md")) and path != "CHANGELOG.md"]
     sizes = {path: len((ROOT / path).read_text().splitlines()) for path in paths}
-    assert {path: size for path, size in sizes.items() if size > limit(path)} == {}
+    long = {path: size for path, size in sizes.items() if size > limit(path)}
+    assert not long, long
 
 
 def test_no_function_is_too_long() -> None:
     functions = ((path, n) for path, n in nodes() if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
     long = {f"{path}:{n.name}": lines_of(n) for path, n in functions if lines_of(n) > FUNCTION_LINES}
-    assert long == {}
+    assert not long, long
 
 
 def test_no_class_is_too_long_and_each_says_what_it_is() -> None:
@@ -123,7 +124,7 @@ def test_no_class_is_too_long_and_each_says_what_it_is() -> None:
             found.append(f"{path}:{node.name} has {lines_of(node)} lines")
         if ast.get_docstring(node) is None:
             found.append(f"{path}:{node.name} has no docstring")
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def test_constructors_take_few_arguments() -> None:
@@ -135,7 +136,7 @@ def test_constructors_take_few_arguments() -> None:
                 count = len([*given.posonlyargs, *given.args, *given.kwonlyargs]) - 1
                 if count > CONSTRUCTOR_ARGUMENTS:
                     found[f"{path}:{node.name}"] = count
-    assert found == {}
+    assert not found, found
 
 
 def test_a_seam_has_few_methods() -> None:
@@ -147,7 +148,7 @@ def test_a_seam_has_few_methods() -> None:
             methods = {name for name in methods if not name.startswith("_")}
             if len(methods) > SEAM_METHODS:
                 found[f"{path}:{node.name}"] = methods
-    assert found == {}
+    assert not found, found
 
 
 def test_no_error_hides_its_cause() -> None:
@@ -193,7 +194,7 @@ def test_loops_hooks_and_examples_do_not_speak_of_the_layers_below() -> None:
             found += [
                 f"{path}:{number}: {match[0]!r} in {line.strip()}" for match in LOW_WORDS.finditer(line)
             ]
-    assert found == []
+    assert not found, "\n".join(found)
 
 
 def test_the_public_names_are_these() -> None:
