@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from stratrun.hooks.base import Hook
+from stratrun.registry import HOOKS
+
+if TYPE_CHECKING:
+    from stratrun.context import RunContext
+
+
+@HOOKS.register_module()
+class IterTimerHook(Hook):
+    """Gives the log `time`, seconds an iteration takes, and `data_time`, those spent waiting for a batch.
+
+    Clocks are read on the host, without waiting for the device: where that lags behind, single
+    times are those of launching the work, and means over a window are right all the same.
+    """
+
+    # Last, so that saving and logging count for the iteration that they belong to, and not as
+    # waiting for the next batch.
+    priority = 100
+
+    def __init__(self) -> None:
+        self._ended = 0.0
+        self._data_time = 0.0
+
+    def before_train(self) -> None:
+        self._ended = perf_counter()
+
+    def before_train_epoch(self) -> None:
+        self._ended = perf_counter()
+
+    def after_val(self) -> None:
+        # Validation in between is neither an iteration nor waiting.
+        self._ended = perf_counter()
+
+    def before_train_iter(self) -> None:
+        self._data_time = perf_counter() - self._ended
+
+    def after_train_iter(self, runner: RunContext) -> None:
+        now = perf_counter()
+        runner.records.add({"time": now - self._ended, "data_time": self._data_time})
+        self._ended = now

@@ -1,0 +1,189 @@
+"""Values of training steps, kept unread until somebody wants their mean."""
+
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from stratrun.loggers.record import check_numbers
+from stratrun.loggers.unread import Unread
+
+Sums = dict[str, list[float]]
+"""By name: the sum of value times weight, and the sum of weights."""
+
+
+class Exchange(Protocol):
+    """The ranks, as far as means need them; with one rank both calls are the identity."""
+
+    def sum(self, tensor: Tensor) -> Tensor: ...
+    def gather(self, obj: Any) -> list[Any]: ...
+
+
+class RecordBuffer:
+    """Means over iterations, samples and ranks, of whatever steps give.
+
+    `add` neither reads a tensor nor formats a number. `window` and `epoch` are collective: every
+    rank calls them at the same iteration. Each costs one read from the device and one exchange
+    of sums; names are exchanged as well, but only when some rank has a new one.
+    """
+
+    def __init__(self, exchange: Exchange | None = None) -> None:
+        self._exchange = exchange
+        self._length: int | None = None
+        self._unread = Unread()
+        self._series: dict[str, _Series] = {}
+        self._latest: dict[str, int] = {}
+        # Names that every rank knows, in the order in which their sums are exchanged.
+        self._agreed: list[str] = []
+
+    @property
+    def length(self) -> int | None:
+        """`window` gives means over so many last iterations; None: since it was last called."""
+        return self._length
+
+    @length.setter
+    def length(self, length: int | None) -> None:
+        self._length = length
+        for series in self._series.values():
+            series.recent = deque(series.recent, length)
+
+    def add(self, values: Mapping[str, Any], size: Any = None) -> None:
+        """Take the values of one iteration; what is no single number is passed over.
+
+        Args:
+            size: Weight of these values in every mean, the number of samples behind them. None
+                counts the iteration as one; zero leaves it out.
+        """
+        weight = self._unread.take(1.0 if size is None else size)
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                if value.numel() != 1 or value.is_complex():
+                    continue
+            elif not isinstance(value, int | float):
+                continue
+            series = self._series.get(name)
+            if series is None:
+                series = self._series[name] = _Series(self._length)
+            series.values.append(self._unread.take(value))
+            series.weights.append(weight)
+
+    def put(self, values: Mapping[str, Any]) -> None:
+        """Have values in the next window as they are, neither averaged nor exchanged."""
+        check_numbers(values)
+        for name, value in values.items():
+            self._latest[name] = self._unread.take(value)
+
+    def window(self) -> dict[str, float]:
+        """Means since the last call, or over the last `length` iterations; then a new window."""
+        latest, self._latest = self._settle(), {}
+        sums = {}
+        for name, series in self._series.items():
+            sums[name] = series.window if self._length is None else _sums_of(series.recent)
+            series.window = [0.0, 0.0]
+        return {**self._means(sums), **latest}
+
+    def epoch(self) -> dict[str, float]:
+        """Means since the last call, which the end of an epoch makes; then a new epoch."""
+        self._settle()
+        sums = {name: series.epoch for name, series in self._series.items()}
+        for series in self._series.values():
+            series.epoch = [0.0, 0.0]
+        return self._means(sums)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this rank has summed: plain numbers, exact to the bit. Reads from the device."""
+        latest = self._settle()
+        series = {
+            name: {
+                "window": list(one.window),
+                "epoch": list(one.epoch),
+                "recent": [list(pair) for pair in one.recent],
+            }
+            for name, one in self._series.items()
+        }
+        return {"series": series, "latest": latest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._unread, self._series, self._latest = Unread(), {}, {}
+        self.put(state["latest"])
+        for name, saved in state["series"].items():
+            series = self._series[name] = _Series(self._length)
+            series.window, series.epoch = list(saved["window"]), list(saved["epoch"])
+            # Cut to `length` when that is set, which may be after this.
+            series.recent = deque(((value, weight) for value, weight in saved["recent"]), self._length)
+
+    def _settle(self) -> dict[str, float]:
+        """Read all that is pending into the running sums; returns what was `put`.
+
+        Values are added one by one in the order of the steps, so the sums are the same to the
+        bit however often this happens in between: a checkpoint changes no mean.
+        """
+        numbers = self._unread.read()
+        for series in self._series.values():
+            series.fold(numbers, keep_recent=self._length is not None)
+        latest = {name: numbers[place] for name, place in self._latest.items()}
+        self._latest = {}
+        self.put(latest)
+        return latest
+
+    def _means(self, sums: Sums) -> dict[str, float]:
+        if self._exchange is not None:
+            sums = self._over_ranks(self._exchange, sums)
+        return {name: total / weight for name, (total, weight) in sums.items() if weight}
+
+    def _over_ranks(self, exchange: Exchange, sums: Sums) -> Sums:
+        news = sums.keys() - set(self._agreed)
+        # Nothing is agreed at first, so that every rank knows that every rank has news.
+        summed = self._exchanged(exchange, sums, bool(news)) if self._agreed else None
+        if summed is None:
+            names = {name for rank in exchange.gather(list(sums)) for name in rank}
+            self._agreed += sorted(names - set(self._agreed))
+            summed = self._exchanged(exchange, sums, False) or {}
+        in_order_met = dict.fromkeys([*sums, *self._agreed])
+        return {name: summed[name] for name in in_order_met}
+
+    def _exchanged(self, exchange: Exchange, sums: Sums, news: bool) -> Sums | None:
+        """Sums over the ranks, or None if a rank has a name that is not agreed yet."""
+        pairs = [sums.get(name, (0.0, 0.0)) for name in self._agreed]
+        flat = [float(news), *(number for pair in pairs for number in pair)]
+        somebodys_news, *totals = exchange.sum(torch.tensor(flat, dtype=torch.float64)).tolist()
+        if somebodys_news:
+            return None
+        return {name: totals[2 * i : 2 * i + 2] for i, name in enumerate(self._agreed)}
+
+
+def _sums_of(recent: Iterable[tuple[float, float]]) -> list[float]:
+    counted = [(value, weight) for value, weight in recent if weight]
+    return [sum(value * weight for value, weight in counted), sum(weight for _, weight in counted)]
+
+
+class _Series:
+    """What was logged under one name: sums, and the places of numbers that are not in them yet."""
+
+    __slots__ = ("epoch", "recent", "values", "weights", "window")
+
+    def __init__(self, length: int | None) -> None:
+        self.values: list[int] = []
+        self.weights: list[int] = []
+        self.window = [0.0, 0.0]
+        self.epoch = [0.0, 0.0]
+        self.recent: deque[tuple[float, float]] = deque(maxlen=length)
+
+    def fold(self, numbers: list[float], keep_recent: bool) -> None:
+        """Add the numbers at the places held to the sums."""
+        (window, window_weight), (epoch, epoch_weight) = self.window, self.epoch
+        for value_at, weight_at in zip(self.values, self.weights, strict=True):
+            value, weight = numbers[value_at], numbers[weight_at]
+            if keep_recent:
+                self.recent.append((value, weight))
+            # Left out rather than multiplied by zero: a repeated sample may well give nan.
+            if weight:
+                weighted = value * weight
+                window += weighted
+                window_weight += weight
+                epoch += weighted
+                epoch_weight += weight
+        self.window, self.epoch = [window, window_weight], [epoch, epoch_weight]
+        self.values, self.weights = [], []

@@ -1,0 +1,159 @@
+"""One line of a terminal, drawn again and again."""
+
+import atexit
+import os
+import sys
+import time
+import weakref
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.file_proxy import FileProxy
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from stratrun.loggers.record import Record
+from stratrun.loggers.text import Place, in_order, is_epoch_mean, shown
+
+_DRAW_SECONDS = 0.1
+_BAR = 20
+
+
+class LiveLine:
+    """Shows training as it goes; what should stay is printed above it.
+
+    It is drawn by whoever calls it: no thread of its own that could hold a lock while the loader
+    forks its workers. While it is shown, what others print goes above it.
+    """
+
+    def __init__(self, place: Place, stream: TextIO | None = None) -> None:
+        self._place = place
+        self._stream = stream
+        self._live: Live | None = None
+        self._streams: tuple[Any, Any] = (None, None)
+        self._record = Record("train", {})
+        self._values: dict[str, float] = {}
+        self._drawn = 0.0
+        _lines.add(self)
+
+    def show(self, record: Record) -> None:
+        """Print a result above the line, or take over what the line shows."""
+        if record.kind == "train" and not is_epoch_mean(record):
+            self._values.update(record.values)
+            self.beat(record)
+        else:
+            self._console().print(_result(record, self._place), soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        self._console().print(Text(text), soft_wrap=True)
+
+    def beat(self, record: Record) -> None:
+        """Take over the counters, and draw unless that was done just now."""
+        self._record = record
+        now = time.monotonic()
+        if now - self._drawn >= _DRAW_SECONDS:
+            self._drawn = now
+            self._started().update(self._render(), refresh=True)
+
+    def stop(self) -> None:
+        """Draw for the last time, and give the terminal back."""
+        live, self._live = self._live, None
+        if live is not None:
+            live.update(self._render())
+            live.stop()
+            self.release()
+            atexit.unregister(self.stop)
+
+    def release(self) -> None:
+        """Give back the standard streams."""
+        for name, original in zip(("stdout", "stderr"), self._streams, strict=True):
+            if original is not None and getattr(getattr(sys, name), "rich_proxied_file", None) is original:
+                setattr(sys, name, original)
+        self._streams = (None, None)
+
+    def _console(self) -> Console:
+        if self._live is not None:
+            return self._live.console
+        return Console(file=self._stream or sys.stdout, highlight=False, force_terminal=True)
+
+    def _started(self) -> Live:
+        if self._live is None:
+            console = self._console()
+            self._live = Live(
+                console=console,
+                auto_refresh=False,
+                redirect_stdout=False,
+                redirect_stderr=False,
+                vertical_overflow="crop",
+            )
+            self._live.start()
+            # The cursor is hidden; whatever ends the program must not leave it so.
+            atexit.register(self.stop)
+            if self._stream is None:
+                self._redirect(console)
+        return self._live
+
+    def _redirect(self, console: Console) -> None:
+        stdout, stderr = sys.stdout, sys.stderr
+        self._streams = (stdout, stderr if stderr.isatty() else None)
+        sys.stdout = FileProxy(console, stdout)
+        if stderr.isatty():
+            sys.stderr = FileProxy(console, stderr)
+
+    def _render(self) -> Table:
+        record, place = self._record, self._place
+        line = Table.grid(padding=(0, 2))
+        cells: list[Any] = []
+        if epoch := place.epoch(record):
+            cells.append(Text(f"epoch {epoch}", style="bold"))
+        if place.max_iters:
+            cells.append(ProgressBar(total=place.max_iters, completed=record.iter, width=_BAR))
+        if iteration := place.iter(record):
+            cells.append(Text(iteration))
+        cells += [Text(f"{stage} {batch:.0f}", style="cyan") for stage, batch in _stages(record)]
+        for cell in cells:
+            line.add_column(no_wrap=True, min_width=_BAR if isinstance(cell, ProgressBar) else cell.cell_len)
+        line.add_column(no_wrap=True, overflow="ellipsis")
+        line.add_row(*cells, _details(self._values))
+        return line
+
+
+def _result(record: Record, place: Place) -> Text:
+    text = Text(f"{record.kind:<5}", style="bold")
+    for word, value in (("epoch", place.epoch(record)), ("iter", place.iter(record))):
+        if value:
+            text.append(f"  {word} {value}", style="dim")
+    return text.append_text(Text("  ")).append_text(_details(record.values))
+
+
+def _details(values: dict[str, float]) -> Text:
+    text = Text(no_wrap=True, overflow="ellipsis")
+    for name in in_order(values):
+        text.append(f"{name} ", style="dim").append(f"{_with_unit(name, values[name])}  ")
+    return text
+
+
+def _with_unit(name: str, value: float) -> str:
+    if name in ("time", "data_time"):
+        return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+    return f"{shown(name, value)} MiB" if name == "memory" else shown(name, value)
+
+
+def _stages(record: Record) -> list[tuple[str, float]]:
+    """Evaluation under way: its name, and how many batches of it are done."""
+    return [(name, n) for name, n in record.values.items() if name in ("val", "test", "predict")]
+
+
+_lines: "weakref.WeakSet[LiveLine]" = weakref.WeakSet()
+
+
+def _leave_child() -> None:
+    """A forked loader worker must not draw on the terminal of its parent."""
+    for line in list(_lines):
+        line.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_child)
