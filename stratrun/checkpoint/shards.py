@@ -129,8 +129,8 @@ def read_shard(
 def _empty(name: str, place: Slice) -> Tensor:
     try:
         return torch.empty(place.shape, dtype=_BY_CODE[place.dtype])
-    except (RuntimeError, OverflowError) as error:  # no bytes, but sizes beyond all bounds
-        raise CheckpointCorruptedError(f"{name!r} has a shape that no tensor has: {error}") from error
+    except (RuntimeError, TypeError, OverflowError) as error:  # no bytes, but sizes beyond all bounds
+        raise CheckpointCorruptedError(f"{name!r} has a shape that no tensor has: {place.shape}") from error
 
 
 class _Reader:

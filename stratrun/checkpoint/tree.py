@@ -51,7 +51,7 @@ def unflatten(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
         raise CheckpointError(f"{tag!r} is no kind of value that this version of stratrun knows")
     try:
         return decode(skeleton[tag], tensors)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"a value of kind {tag!r} cannot be restored: {error}") from error
 
 
@@ -124,7 +124,7 @@ class _Flattening:
             raise _refused(path, "is a tensor spread over ranks; save its full_tensor()")
         tensor = tensor.detach()
         if tensor.dtype == torch.complex128:  # a dtype that the file format lacks
-            return {"$complex": self._store(torch.view_as_real(tensor.resolve_conj()), path)}
+            return {"$complex": self._tensor(torch.view_as_real(tensor.resolve_conj()), path)}
         return {"$tensor": self._store(tensor, path)}
 
     def _store(self, tensor: Tensor, path: _Path) -> str:
@@ -177,14 +177,10 @@ def _module(parts: Any, tensors: Mapping[str, Tensor]) -> Any:
     return state
 
 
-def _complex(name: Any, tensors: Mapping[str, Tensor]) -> Tensor:
-    return torch.view_as_complex(tensors[name])
-
-
 _MAPPINGS: dict[type, str] = {dict: "", OrderedDict: "$ordered", Counter: "$counter"}
 _DECODERS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
     "$tensor": lambda name, tensors: tensors[name],
-    "$complex": _complex,
+    "$complex": lambda value, tensors: torch.view_as_complex(unflatten(value, tensors)),
     "$numpy": lambda value, tensors: unflatten(value, tensors).numpy(),
     "$tuple": lambda items, tensors: tuple(unflatten(items, tensors)),
     "$size": lambda items, tensors: torch.Size(items),

@@ -12,14 +12,14 @@ from stratrun.registry import HOOKS
 if TYPE_CHECKING:
     from stratrun.context import RunContext
 
-# Parts of the names of metrics of which more, or less, is better.
-_GREATER = frozenset(
-    "acc accuracy auc auroc ap map ar recall precision sensitivity specificity f1 fbeta fscore dice iou miou "
-    "jaccard score bleu rouge meteor cider psnr ssim r2 kappa mcc reward return throughput top1 top5".split()
+# Words in the names of metrics of which more, or less, is better.
+_GREATER = re.compile(
+    "acc|accuracy|auc|auroc|ap|map|ar|recall|precision|sensitivity|specificity|f|fbeta|fscore|dice|iou|miou|"
+    "jaccard|score|bleu|rouge|meteor|cider|psnr|ssim|r|kappa|mcc|reward|return|top"
 )
-_LESS = frozenset(
-    "loss nll error err mae mse rmse mape perplexity ppl bpc cer wer ter fid kid lpips distance "
-    "divergence entropy brier ece latency".split()
+_LESS = re.compile(
+    "loss|nll|error|err|mae|mse|rmse|mape|perplexity|ppl|bpc|cer|wer|ter|fid|kid|lpips|distance|divergence|"
+    "entropy|brier|ece|latency"
 )
 
 
@@ -86,7 +86,8 @@ class CheckpointHook(Hook):
         if not runner.training:
             return
         results = runner.metrics if metrics is None else metrics
-        if any([self._note(name, results, runner.iter) for name in self._rules]):
+        among_best = [self._note(name, results, runner.iter) for name in self._rules]
+        if any(among_best):
             self._save(runner)
 
     def state_dict(self) -> dict[str, Any]:
@@ -132,8 +133,9 @@ def _rules(save_best: str | Sequence[str] | Mapping[str, str] | None, rule: str 
 
 
 def _inferred(name: str) -> str:
-    words = set(re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()))
-    greater, less = bool(words & _GREATER), bool(words & _LESS)
+    # Numbers belong to no word: f1, r2, top5.
+    words = re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    greater, less = any(map(_GREATER.fullmatch, words)), any(map(_LESS.fullmatch, words))
     if greater == less:
         raise ConfigError(
             f"save_best={name!r}: the name does not tell whether more or less of it is better; "
