@@ -235,7 +235,8 @@ def test_importing_the_runner_imports_nothing_heavy() -> None:
 def test_importing_stratrun_takes_little_time_over_torch() -> None:
     code = (
         # A full collection over torch's objects takes 0.1 s and comes when it likes.
-        "import gc, time, torch\ngc.disable()\nstart = time.process_time()\nimport stratrun\nmiddle = time.process_time()\n"
+        "import gc, time, torch\ngc.disable()\n"
+        "start = time.process_time()\nimport stratrun\nmiddle = time.process_time()\n"
         "from stratrun import Runner\nprint(middle - start, time.process_time() - start)"
     )
     alone, with_runner = map(float, in_python(code))
