@@ -20,9 +20,8 @@ _BEAT_SECONDS = 0.5
 class LoggerHook(Hook):
     """Logs training every `interval` iterations, whole-epoch means, and results of evaluations.
 
-    Values are means over samples and ranks. Whatever single numbers the training step returns
-    are logged, with the learning rates, memory, and the time that is left. Nothing is read from
-    the device between log points.
+    Whatever single numbers the training step returns are logged as means over samples, with the
+    learning rates, memory, and the time that is left. Tensors are read at log points only.
 
     Args:
         window: How many last iterations a mean is over; those since the last log point by default.
@@ -101,8 +100,8 @@ class LoggerHook(Hook):
 
     def _log_window(self, runner: RunContext) -> None:
         self._logged = runner.iter
+        runner.records.put(learning_rates(runner.engine.optimizers))
         values = runner.records.window()
-        values.update(learning_rates(runner.engine.optimizers))
         values.update(runner.engine.memory())
         left = self._seconds_left(runner)
         if left is not None:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class IterTimerHook(Hook):
     """Gives the log `time`, seconds an iteration takes, and `data_time`, those spent waiting for a batch.
 
-    Clocks are read on the host, without waiting for the device: where that lags behind, single
-    times are those of launching the work, and means over a window are right all the same.
+    The clock is read without waiting for work that is still under way: a single time may be that
+    of launching the work, while means over a window are right all the same.
     """
 
     # Last, so that saving and logging count for the iteration that they belong to, and not as

@@ -5,13 +5,12 @@ from stratrun.loggers.buffer import RecordBuffer
 from stratrun.loggers.console import ConsoleLogger
 from stratrun.loggers.csv import CsvLogger
 from stratrun.loggers.folder import RunFolder
-from stratrun.loggers.group import DEFAULT_LOGGERS, LoggerGroup
+from stratrun.loggers.group import LoggerGroup
 from stratrun.loggers.jsonl import JsonlLogger
 from stratrun.loggers.record import Record
 from stratrun.loggers.tensorboard import TensorBoardLogger
 
 __all__ = [
-    "DEFAULT_LOGGERS",
     "ConsoleLogger",
     "CsvLogger",
     "JsonlLogger",

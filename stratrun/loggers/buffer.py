@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from stratrun.loggers.record import check_numbers
+from stratrun.loggers.record import check_numbers, is_number
 from stratrun.loggers.unread import Unread
 
 Sums = dict[str, list[float]]
@@ -61,7 +61,7 @@ class RecordBuffer:
             if isinstance(value, Tensor):
                 if value.numel() != 1 or value.is_complex():
                     continue
-            elif not isinstance(value, int | float):
+            elif not (isinstance(value, float | int) or is_number(value)):
                 continue
             series = self._series.get(name)
             if series is None:

@@ -87,4 +87,6 @@ class ConsoleLogger(Logger):
 
 
 def _is_terminal(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+    """Whether a line can be drawn there again and again, with the characters that it is made of."""
+    drawable = os.environ.get("TERM", "") not in ("dumb", "unknown")
+    return drawable and stream.isatty() and stream.encoding.lower().startswith("utf")

@@ -11,9 +11,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
 from stratrun.errors import ConfigError
 
 
@@ -30,13 +27,16 @@ class RunFolder:
         Raises:
             ConfigError: it cannot be made.
         """
+        from fsspec.core import url_to_fs
+        from fsspec.implementations.local import LocalFileSystem
+
         self._upload: threading.Thread | None = None
         self._failure: Exception | None = None
         self._sent: dict[Path, tuple[int, int]] = {}
         shown = re.sub(r"//[^/@]*@", "//***@", work_dir)
         try:
-            fs, root = fsspec.core.url_to_fs(work_dir, **storage_options)
-            self._fs = None if isinstance(fs, LocalFileSystem) else fs
+            fs, root = url_to_fs(work_dir, **storage_options)
+            self._fs: Any = None if isinstance(fs, LocalFileSystem) else fs
             self._remote, self.path = self._make(fs, f"{root.rstrip('/')}/runs")
         except Exception as error:
             raise ConfigError(

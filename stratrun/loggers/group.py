@@ -15,15 +15,13 @@ from stratrun.loggers.unread import Unread
 from stratrun.registry import LOGGERS
 from stratrun.state import TrainState
 
-DEFAULT_LOGGERS = ("console", "jsonl", "csv")
-
 _FLUSH_SECONDS = 60.0
 
 
 class LoggerGroup:
     """Passes records to every logger: all of them on the main rank, none on the others.
 
-    A logger that cannot write (a full disk, a closed pipe) is left out from then on with a
+    A logger that cannot write (a full disk, a closed pipe, an ASCII terminal) is left out from then on with a
     warning, for training must not end by it. Any other error is the logger's fault, and raised.
     """
 
@@ -36,20 +34,16 @@ class LoggerGroup:
             self._each("open", lambda logger: logger.open(folder.path))
 
     @classmethod
-    def build(
-        cls, specs: Any = None, *, work_dir: str, is_main: bool, **storage_options: Any
-    ) -> "LoggerGroup":
+    def build(cls, specs: Any, *, work_dir: str, is_main: bool, **storage_options: Any) -> "LoggerGroup":
         """Make the loggers and a new folder for their files, on the main rank.
 
         Args:
-            specs: Names, dicts with `type` or `Logger` objects; None stands for the default ones.
+            specs: Names, dicts with `type` or `Logger` objects.
 
         Raises:
             ConfigError: a spec is wrong (on every rank), or the folder cannot be made (on the main one).
         """
-        if specs is None:
-            specs = DEFAULT_LOGGERS
-        elif isinstance(specs, str | Mapping | type | Logger):
+        if isinstance(specs, str | Mapping | type | Logger):
             specs = [specs]
         for spec in specs:
             if isinstance(spec, str | Mapping | type):
@@ -85,11 +79,11 @@ class LoggerGroup:
             return
         self._each("log", lambda logger: logger.log(record))
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self.flush()
+            self._save(wait=False)
 
-    def note(self, text: str) -> None:
+    def say(self, text: str) -> None:
         """Tell the user something that is no number, such as what the run is about to do."""
-        self._each("note", lambda logger: logger.note(text))
+        self._each("say", lambda logger: logger.say(text))
 
     def log_config(self, text: str) -> None:
         """Keep the configuration beside the log files, as ``config.yaml``."""
@@ -99,10 +93,7 @@ class LoggerGroup:
 
     def flush(self) -> None:
         """Have everything where it belongs, should the process die."""
-        self._flushed = time.monotonic()
-        self._each("flush", lambda logger: logger.flush())
-        if self.folder is not None:
-            self.folder.upload()
+        self._save(wait=True)
 
     def close(self) -> None:
         """Write everything and let go of files, threads and the terminal; more may be logged later."""
@@ -110,11 +101,17 @@ class LoggerGroup:
         if self.folder is not None:
             self.folder.upload(wait=True)
 
+    def _save(self, *, wait: bool) -> None:
+        self._flushed = time.monotonic()
+        self._each("flush", lambda logger: logger.flush())
+        if self.folder is not None:
+            self.folder.upload(wait=wait)
+
     def _each(self, verb: str, act: Callable[[Logger], None]) -> None:
         for logger in list(self.loggers):
             try:
                 act(logger)
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
                 self.loggers.remove(logger)
                 warnings.warn(
                     f"{type(logger).__name__} is switched off, its {verb} failed: "

@@ -10,11 +10,9 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.file_proxy import FileProxy
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from stratrun.loggers.record import Record
+from stratrun.loggers.record import PROGRESS, Record
 from stratrun.loggers.text import Place, in_order, is_epoch_mean, shown
 
 _DRAW_SECONDS = 0.1
@@ -34,6 +32,7 @@ class LiveLine:
         self._live: Live | None = None
         self._streams: tuple[Any, Any] = (None, None)
         self._record = Record("train", {})
+        self._stage = ""
         self._values: dict[str, float] = {}
         self._drawn = 0.0
         _lines.add(self)
@@ -44,6 +43,7 @@ class LiveLine:
             self._values.update(record.values)
             self.beat(record)
         else:
+            self._stage = ""
             self._console().print(_result(record, self._place), soft_wrap=True)
 
     def say(self, text: str) -> None:
@@ -52,16 +52,20 @@ class LiveLine:
     def beat(self, record: Record) -> None:
         """Take over the counters, and draw unless that was done just now."""
         self._record = record
+        if record.kind == PROGRESS:
+            self._stage = "".join(f"{stage} {batch:.0f}  " for stage, batch in _stages(record))
         now = time.monotonic()
         if now - self._drawn >= _DRAW_SECONDS:
             self._drawn = now
-            self._started().update(self._render(), refresh=True)
+            live = self._started()
+            live.update(self._render(live.console.width), refresh=True)
 
     def stop(self) -> None:
         """Draw for the last time, and give the terminal back."""
         live, self._live = self._live, None
         if live is not None:
-            live.update(self._render())
+            self._stage = ""
+            live.update(self._render(live.console.width))
             live.stop()
             self.release()
             atexit.unregister(self.stop)
@@ -102,21 +106,22 @@ class LiveLine:
         if stderr.isatty():
             sys.stderr = FileProxy(console, stderr)
 
-    def _render(self) -> Table:
+    def _render(self, width: int) -> Text:
+        """What a narrow terminal cuts off is what matters least."""
         record, place = self._record, self._place
-        line = Table.grid(padding=(0, 2))
-        cells: list[Any] = []
+        line = Text(no_wrap=True)
         if epoch := place.epoch(record):
-            cells.append(Text(f"epoch {epoch}", style="bold"))
+            line.append(f"epoch {epoch}  ", style="bold")
         if place.max_iters:
-            cells.append(ProgressBar(total=place.max_iters, completed=record.iter, width=_BAR))
+            line.append_text(_bar(record.iter / place.max_iters)).append("  ")
         if iteration := place.iter(record):
-            cells.append(Text(iteration))
-        cells += [Text(f"{stage} {batch:.0f}", style="cyan") for stage, batch in _stages(record)]
-        for cell in cells:
-            line.add_column(no_wrap=True, min_width=_BAR if isinstance(cell, ProgressBar) else cell.cell_len)
-        line.add_column(no_wrap=True, overflow="ellipsis")
-        line.add_row(*cells, _details(self._values))
+            line.append(f"{iteration}  ")
+        line.append(self._stage, style="cyan")
+        values = dict(self._values)
+        if "eta" in values:
+            line.append_text(_details({"eta": values.pop("eta")}))
+        line.append_text(_details(values)).rstrip()
+        line.truncate(width - 1, overflow="ellipsis")
         return line
 
 
@@ -128,22 +133,29 @@ def _result(record: Record, place: Place) -> Text:
     return text.append_text(Text("  ")).append_text(_details(record.values))
 
 
+def _stages(record: Record) -> list[tuple[str, float]]:
+    """Evaluation under way: its name, and how many batches of it are done."""
+    return [(name, n) for name, n in record.values.items() if name in ("val", "test", "predict")]
+
+
 def _details(values: dict[str, float]) -> Text:
-    text = Text(no_wrap=True, overflow="ellipsis")
+    text = Text()
     for name in in_order(values):
         text.append(f"{name} ", style="dim").append(f"{_with_unit(name, values[name])}  ")
     return text
 
 
 def _with_unit(name: str, value: float) -> str:
-    if name in ("time", "data_time"):
-        return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+    if name.removesuffix("_epoch") in ("time", "data_time"):
+        if value >= 1:
+            return f"{value:.3g} s"
+        return f"{value * 1e3:.3g} ms" if value >= 1e-4 else f"{value * 1e3:.2f} ms"
     return f"{shown(name, value)} MiB" if name == "memory" else shown(name, value)
 
 
-def _stages(record: Record) -> list[tuple[str, float]]:
-    """Evaluation under way: its name, and how many batches of it are done."""
-    return [(name, n) for name, n in record.values.items() if name in ("val", "test", "predict")]
+def _bar(done: float) -> Text:
+    full = round(min(max(done, 0.0), 1.0) * _BAR)
+    return Text("━" * full, style="green").append("─" * (_BAR - full), style="dim")
 
 
 _lines: "weakref.WeakSet[LiveLine]" = weakref.WeakSet()

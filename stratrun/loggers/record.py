@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -54,7 +55,7 @@ def is_number(value: object) -> bool:
     """Whether a value can be logged: one real number, on the host or on a device."""
     if isinstance(value, Tensor):
         return value.numel() == 1 and not value.is_complex()
-    return isinstance(value, int | float)
+    return isinstance(value, Real)
 
 
 def check_numbers(values: Mapping[str, Any]) -> None:

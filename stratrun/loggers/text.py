@@ -45,17 +45,21 @@ def in_order(names: Iterable[str]) -> list[str]:
         for first in _FIRST:
             if name == first or name.startswith((f"{first}/", f"{first}_")):
                 return _FIRST.index(first) - len(_FIRST)
+        name = name.removesuffix("_epoch")
         return _LAST.index(name) + 1 if name in _LAST else 0
 
     return sorted(names, key=place)
 
 
 def shown(name: str, value: float) -> str:
+    """The value called `name`, as its kind is read best."""
     if name == "eta":
         return duration(value)
     if name == "memory":
         return f"{value:.0f}"
-    return f"{value:.3g}" if name in ("time", "data_time") else number(value)
+    if name.removesuffix("_epoch") in ("time", "data_time"):
+        return f"{value:.3g}" if value >= 1e-3 else f"{value:.6f}"
+    return number(value)
 
 
 def is_epoch_mean(record: Record) -> bool:
