@@ -1,0 +1,103 @@
+"""Share of right answers."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stratrun.errors import ConfigError, MetricError
+from stratrun.evaluation.metric import Metric
+from stratrun.registry import METRICS
+
+
+@METRICS.register_module()
+class Accuracy(Metric):
+    """Share of targets that are the first of the model's answers, or among its first k.
+
+    Predictions are scores (or logits) with one class per place of `class_dim`, or the classes
+    themselves, shaped like the targets.
+
+    Args:
+        topk: One k or several; the results are called ``accuracy`` for 1, ``accuracy_top5`` for 5.
+        class_dim: Where the classes are, as `torch.nn.CrossEntropyLoss` has it; -1 for language models that
+            put them last.
+        ignore_index: Targets of this value are not counted (padding).
+    """
+
+    def __init__(
+        self,
+        topk: int | tuple[int, ...] = 1,
+        *,
+        class_dim: int = 1,
+        ignore_index: int | None = None,
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(prefix)
+        self.topk = (topk,) if isinstance(topk, int) else tuple(topk)
+        if not self.topk or not all(isinstance(k, int) and k >= 1 for k in self.topk):
+            raise ConfigError(f"topk={topk!r}: each k must be an integer of at least 1")
+        self.class_dim = class_dim
+        self.ignore_index = ignore_index
+        self.add_state("correct", torch.zeros(len(self.topk), dtype=torch.int64))
+        self.add_state("counted", torch.zeros((), dtype=torch.int64) if ignore_index is not None else 0)
+
+    correct: Tensor
+    counted: Any
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        right = self._right(preds, target)
+        if self.ignore_index is None:
+            self.counted += target.numel()
+        else:
+            kept = target != self.ignore_index
+            right = right & kept
+            self.counted += kept.sum()
+        self.correct += right.flatten(1).sum(1)
+
+    def compute(self) -> dict[str, float]:
+        counted = int(self.counted)
+        if counted == 0:
+            raise MetricError(
+                f"Accuracy counted no target: every one of them is ignore_index={self.ignore_index}"
+            )
+        names = ["accuracy" if k == 1 else f"accuracy_top{k}" for k in self.topk]
+        return {name: right / counted for name, right in zip(names, self.correct.tolist(), strict=True)}
+
+    def _right(self, preds: Tensor, target: Tensor) -> Tensor:
+        """For each k (first dimension) and target, whether it was met."""
+        if preds.shape == target.shape and not preds.is_floating_point() and self.topk == (1,):
+            return (preds == target).unsqueeze(0)
+        if not self._fits(preds.shape, target.shape):
+            raise MetricError(self._misfit(preds, target))
+        if self.topk == (1,):
+            return (preds.argmax(self.class_dim) == target).unsqueeze(0)
+        largest = max(self.topk)
+        classes = preds.shape[self.class_dim]
+        if largest > classes:
+            raise MetricError(
+                f"topk={largest} needs at least {largest} classes, the predictions have {classes}"
+            )
+        best = preds.topk(largest, self.class_dim).indices.movedim(self.class_dim, 0)
+        met = (best == target).cumsum(0)
+        return torch.stack([met[k - 1] > 0 for k in self.topk])
+
+    def _fits(self, preds: torch.Size, target: torch.Size) -> bool:
+        if len(preds) != len(target) + 1 or not -len(preds) <= self.class_dim < len(preds):
+            return False
+        dim = self.class_dim % len(preds)
+        return preds[:dim] + preds[dim + 1 :] == target
+
+    def _misfit(self, preds: Tensor, target: Tensor) -> str:
+        said = f"Accuracy cannot compare predictions {_shape(preds)} with targets {_shape(target)}"
+        if preds.shape == target.shape and self.topk == (1,):
+            return f"{said}: predictions of this shape must be classes; give (scores > threshold).long()"
+        if preds.shape[:-1] == target.shape:
+            return f"{said}: the classes seem to come last; pass class_dim=-1"
+        return (
+            f"{said}: with class_dim={self.class_dim} the predictions need the shape of the targets and one "
+            "dimension more, for the classes"
+        )
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

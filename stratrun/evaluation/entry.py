@@ -1,0 +1,99 @@
+"""One metric as the evaluator drives it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from stratrun.errors import MetricError
+from stratrun.evaluation.combine import Order
+from stratrun.evaluation.inputs import Names, Wanted, outline, pick
+from stratrun.evaluation.metric import default_name
+from stratrun.state import BatchInfo
+
+M = TypeVar("M")
+Feed = Callable[[Any, Any], None]
+"""Counts in one batch, given the batch and what the model returned for it."""
+
+
+class Entry(ABC, Generic[M]):
+    """How one kind of metric takes part in an evaluation.
+
+    An entry answers: how a batch is fed to the metric, what this rank reports at the end, and what
+    the result is, given the reports of all ranks. It exchanges nothing itself.
+    """
+
+    def __init__(self, metric: M, names: Names, prefix: str | None = None) -> None:
+        self.metric = metric
+        self.name = type(metric).__name__
+        self._names = names
+        self._prefix = prefix
+
+    @abstractmethod
+    def feed(self, outputs: Any, batch: Any, info: BatchInfo) -> Feed:
+        """Prepare for an evaluation whose batches are built like this one, which is the first."""
+
+    @abstractmethod
+    def report(self) -> Any:
+        """What this rank gathered, on the CPU, to be sent to the main rank.
+
+        Raises:
+            MetricError: it cannot be put together with that of other ranks.
+        """
+
+    @abstractmethod
+    def combined(self, reports: Sequence[Any], order: Order) -> Any:
+        """The result over the batches of all ranks, whose reports come by rank."""
+
+    @abstractmethod
+    def alone(self) -> Any:
+        """The result over the batches of this process."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget what was counted."""
+
+    def to(self, device: torch.device) -> None:
+        """Keep the states on the device of the batches."""
+
+    def values(self, result: Any) -> dict[str, float]:
+        """A result as plain numbers under their full names.
+
+        Raises:
+            MetricError: something in it is no number.
+        """
+        named = result if isinstance(result, Mapping) else {self._lone_name(): result}
+        before = f"{self._prefix}/" if self._prefix else ""
+        return {f"{before}{name}": self._number(name, value) for name, value in named.items()}
+
+    def _lone_name(self) -> str:
+        return default_name(self.metric)
+
+    def _picking(self, update: Callable[..., None], wanted: Wanted, outputs: Any, batch: Any) -> Feed:
+        """A feed that finds the arguments once, and again only if the batches change their structure."""
+        picked = pick(wanted, outputs, batch, self._names, self.name)
+
+        def feed(batch: Any, outputs: Any) -> None:
+            nonlocal picked
+            try:
+                arguments, named = picked.take(outputs, batch)
+            except (KeyError, IndexError, AttributeError, TypeError):
+                picked = pick(wanted, outputs, batch, self._names, self.name)
+                arguments, named = picked.take(outputs, batch)
+            update(*arguments, **named)
+
+        return feed
+
+    def _number(self, name: Any, value: Any) -> float:
+        cause: Exception | None = None
+        # A text that reads like a number is none.
+        if not isinstance(value, str | bytes):
+            try:
+                return float(value)
+            except (TypeError, ValueError, RuntimeError) as error:
+                cause = error
+        raise MetricError(
+            f"{self.name} gave {outline(value)} for {name!r}, not one number; have it give a mapping of "
+            "names to numbers, or choose an average where it has one"
+        ) from cause

@@ -1,0 +1,239 @@
+"""Several metrics over the samples of all ranks."""
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from stratrun.errors import ConfigError, MetricError, StratrunError, nearest
+from stratrun.evaluation.base_metric import BaseMetric
+from stratrun.evaluation.combine import Order, Seen
+from stratrun.evaluation.entry import Entry, Feed
+from stratrun.evaluation.inputs import Key, Names
+from stratrun.evaluation.metric import Metric
+from stratrun.evaluation.own_entries import ResultsEntry, StateEntry
+from stratrun.evaluation.torchmetrics_entry import TorchmetricsEntry, is_torchmetric
+from stratrun.registry import METRICS
+from stratrun.state import BatchInfo
+
+
+class Exchange(Protocol):
+    """What an evaluation needs of the ranks: two exchanges at its end."""
+
+    @property
+    def world_size(self) -> int: ...
+
+    def gather_to_main(self, value: Any, /) -> list[Any] | None: ...
+
+    def from_main(self, value: Any, /) -> Any: ...
+
+
+class Evaluator:
+    """Feeds batches to metrics and gives their values over all samples, the same on every rank.
+
+    A value is the one that a single process would give that saw each sample once, for any number of
+    ranks and batches.
+
+    Args:
+        metrics: One or a list of: a metric object (`Metric`, `BaseMetric`, of torchmetrics a Metric or a
+            MetricCollection), or a dict with `type`. The dict may also have `preds` and `target`, as
+            here but for this metric alone, and `prefix`.
+        preds: What the predictions are called in what the model returns, or else in the batch; an
+            index for a sequence. Needed only where they have no usual name.
+        target: The same for the targets.
+    """
+
+    def __init__(self, metrics: Any, *, preds: Key | None = None, target: Key | None = None) -> None:
+        self._entries = _entries(metrics, Names(preds, target))
+        self._ranks: Exchange | None = None
+        self._info = BatchInfo()
+        self._feeds: list[Feed] = []
+        self._seen = Seen()
+
+    def bind(self, ranks: Exchange, batch: BatchInfo, device: torch.device | None = None) -> None:
+        """Take part in a run.
+
+        Args:
+            batch: Where the loader says how many samples the batch in hand has, and which.
+            device: Where the batches are.
+        """
+        self._ranks = ranks if ranks.world_size > 1 else None
+        self._info = batch
+        if device is not None:
+            for entry in self._entries:
+                entry.to(device)
+
+    def process(self, data_batch: Any, data_samples: Any = None) -> None:
+        """Count one batch.
+
+        Args:
+            data_samples: What the model returned for it.
+        """
+        info = self._info
+        if info.size == 0:
+            return
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                self._process(data_batch, data_samples, info)
+        else:
+            self._process(data_batch, data_samples, info)
+
+    def evaluate(self, size: int | None = None) -> dict[str, float]:
+        """The values by name, over what all ranks processed since the last call; starts anew.
+
+        Args:
+            size: How many samples the data set has. To be counted more often than once is then an error.
+
+        Raises:
+            MetricError: nothing was processed, a value is no number, or two metrics give the same name.
+        """
+        try:
+            return self._alone(size) if self._ranks is None else self._together(self._ranks, size)
+        finally:
+            self.reset()
+
+    def reset(self) -> None:
+        """Forget what was processed."""
+        self._seen = Seen()
+        self._feeds = []
+        for entry in self._entries:
+            entry.reset()
+
+    def _process(self, batch: Any, outputs: Any, info: BatchInfo) -> None:
+        if not self._feeds:
+            self._feeds = [entry.feed(outputs, batch, info) for entry in self._entries]
+        for feed in self._feeds:
+            feed(batch, outputs)
+        self._seen.sizes.append(info.size)
+        self._seen.positions.append(info.positions)
+
+    def _alone(self, size: int | None) -> dict[str, float]:
+        _check_counted([self._seen], size)
+        return self._named([entry.alone() for entry in self._entries])
+
+    def _together(self, ranks: Exchange, size: int | None) -> dict[str, float]:
+        reports = ranks.gather_to_main(self._report())
+        values: dict[str, float] | None = None
+        failure: Exception | None = None
+        if reports is not None:
+            # Whatever happens here, the other ranks wait to be told.
+            try:
+                values = self._combined(reports, size)
+            except Exception as error:
+                failure = error
+        told = None if failure is None else _told(failure)
+        values, told = ranks.from_main((values, told))
+        if failure is not None:
+            raise failure
+        if values is None:
+            raise MetricError(told)
+        return values
+
+    def _report(self) -> tuple[Seen, list[Any], str | None]:
+        """What this rank has to say. Failing would leave the other ranks waiting."""
+        try:
+            return self._seen, [entry.report() for entry in self._entries], None
+        except Exception as error:
+            return self._seen, [], _told(error)
+
+    def _combined(
+        self, reports: Sequence[tuple[Seen, list[Any], str | None]], size: int | None
+    ) -> dict[str, float]:
+        failures = [f"rank {rank}: {told}" for rank, (_, _, told) in enumerate(reports) if told is not None]
+        if failures:
+            raise MetricError("; ".join(dict.fromkeys(failures)))
+        seen = [seen for seen, _, _ in reports]
+        _check_counted(seen, size)
+        order = Order(seen)
+        gathered = [[states[i] for _, states, _ in reports] for i in range(len(self._entries))]
+        return self._named([e.combined(mine, order) for e, mine in zip(self._entries, gathered, strict=True)])
+
+    def _named(self, results: Sequence[Any]) -> dict[str, float]:
+        values: dict[str, float] = {}
+        owners: dict[str, str] = {}
+        for entry, result in zip(self._entries, results, strict=True):
+            for name, value in entry.values(result).items():
+                if name in owners:
+                    raise MetricError(
+                        f"both {owners[name]} and {entry.name} give {name!r}; give one of them "
+                        f"prefix='other', which makes it 'other/{name}' (objects of torchmetrics: "
+                        "MetricCollection({'one': ..., 'other': ...}))"
+                    )
+                values[name], owners[name] = value, entry.name
+        return values
+
+
+def build_evaluator(spec: Any) -> Evaluator:
+    """An Evaluator as it is, from its arguments (a dict with `metrics`), or from metrics."""
+    if isinstance(spec, Evaluator):
+        return spec
+    if isinstance(spec, Mapping) and "metrics" in spec and spec.get("type", "Evaluator") == "Evaluator":
+        options = {key: value for key, value in spec.items() if key != "type"}
+        known = ("metrics", "preds", "target")
+        for key in options:
+            if key not in known:
+                raise ConfigError(f"evaluator: Evaluator takes no argument {key!r}; {nearest(key, known)}")
+        return Evaluator(**options)
+    return Evaluator(spec)
+
+
+def _entries(metrics: Any, names: Names) -> list[Entry[Any]]:
+    specs = list(metrics) if isinstance(metrics, list | tuple) else [metrics]
+    if not specs:
+        raise ConfigError("evaluator=[] measures nothing; give at least one metric")
+    return [_entry(spec, names) for spec in specs]
+
+
+def _entry(spec: Any, names: Names) -> Entry[Any]:
+    prefix = None
+    if isinstance(spec, Mapping) and spec.get("type") is not None:
+        spec, own, prefix = _without_ours(spec)
+        names = Names(own.get("preds", names.preds), own.get("target", names.target))
+    metric = METRICS.build(spec, where="evaluator")
+    if isinstance(metric, Metric):
+        return StateEntry(metric, names, prefix)
+    if isinstance(metric, BaseMetric):
+        return ResultsEntry(metric, names, prefix)
+    if is_torchmetric(metric):
+        return TorchmetricsEntry(metric, names, prefix)
+    raise ConfigError(
+        f"evaluator: {type(metric).__name__} is no metric; give a subclass of stratrun.evaluation.Metric "
+        "or BaseMetric, a torchmetrics Metric or MetricCollection, a dict with 'type', or a list of these"
+    )
+
+
+def _without_ours(spec: Mapping[str, Any]) -> tuple[Any, dict[str, Any], str | None]:
+    """Take from a dict what the evaluator is told there, and leave what its class is told."""
+    ours = {"preds", "target"} & set(spec)
+    if "prefix" in spec and "prefix" not in _parameters(spec["type"]):
+        ours.add("prefix")
+    if not ours:
+        return spec, {}, None
+    # A copy of its own kind: that of a config knows in which line each key stands.
+    rest: Any = copy.copy(spec)
+    taken = {key: rest.pop(key) for key in ours}
+    return rest, taken, taken.get("prefix")
+
+
+def _parameters(kind: Any) -> Mapping[str, Any]:
+    return inspect.signature(METRICS.get(kind) if isinstance(kind, str) else kind).parameters
+
+
+def _check_counted(ranks: Sequence[Seen], size: int | None) -> None:
+    if not any(seen.sizes for seen in ranks):
+        raise MetricError(
+            "nothing to evaluate: no batch was given to process(); is the data set empty, or does the "
+            "loop never call it?"
+        )
+    known = [seen.samples for seen in ranks if seen.samples is not None]
+    if size is not None and len(known) == len(ranks) and sum(known) > size:
+        raise MetricError(
+            f"{sum(known)} samples were counted, but the data set has {size}: some were counted more than "
+            "once; leave the sampler to stratrun, or make yours give each index to one process"
+        )
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, StratrunError) else f"{type(error).__name__}: {error}"
