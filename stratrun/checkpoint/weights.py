@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Mapping
 from typing import Any, BinaryIO
@@ -21,6 +22,7 @@ from stratrun.storage import Folder
 MODEL = "model"
 """Where the shared state of a checkpoint has the weights."""
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _NESTINGS = ("state_dict", "model", "model_state_dict", "module")
 
 
@@ -88,9 +90,12 @@ def _load_pickled(stream: BinaryIO, where: str) -> Any:
     try:
         return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        found = _GLOBAL.search(str(error))
+        if found is None:
+            raise CheckpointCorruptedError(f"{where} is no file of torch.save, or a damaged one") from error
         raise CheckpointError(
-            f"{where} holds more than tensors and plain values, and that is never run; "
-            f"save the state dict alone with torch.save(model.state_dict(), ...) ({_first_line(error)})"
+            f"{where} holds more than tensors and plain values ({found[1]}), which is never run; "
+            "save the state dict alone, with torch.save(model.state_dict(), ...)"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise CheckpointCorruptedError(

@@ -1,0 +1,194 @@
+from dataclasses import dataclass, field
+
+import pytest
+
+from stratrun.errors import ConfigError
+from stratrun.hooks.checkpoint import CheckpointHook
+from stratrun.hooks.dispatch import HookList
+from stratrun.registry import HOOKS
+
+
+@dataclass
+class Run:
+    """A run that only counts, and writes down when it is asked to save."""
+
+    epoch: int = 0
+    iter: int = 0
+    training: bool = True
+    metrics: dict = field(default_factory=dict)
+    saves: list = field(default_factory=list)
+
+    def save_checkpoint(self, *, keep_last=None, protect=()):
+        self.saves.append((self.iter, keep_last, set(protect)))
+        return f"step-{self.iter:08d}"
+
+    @property
+    def saved_at(self):
+        return [at for at, *_ in self.saves]
+
+    @property
+    def protected(self):
+        return self.saves[-1][2]
+
+
+def train(hook, epochs=4, batches=3, results=()):
+    run = Run()
+    for epoch in range(epochs):
+        for _ in range(batches):
+            run.iter += 1
+            hook.after_train_iter(run)
+        run.epoch += 1
+        hook.after_train_epoch(run)
+        if epoch < len(results):
+            validate(hook, run, results[epoch])
+    hook.after_train(run)
+    return run
+
+
+def validate(hook, run, metrics):
+    run.metrics = metrics
+    hook.after_val_epoch(run, metrics=metrics)
+
+
+def test_by_default_each_epoch_is_saved_and_three_are_kept():
+    assert train(CheckpointHook()).saves == [(at, 3, set()) for at in (3, 6, 9, 12)]
+
+
+def test_intervals_count_epochs_or_iterations_and_the_end_is_saved_once():
+    assert train(CheckpointHook(interval=3)).saved_at == [9, 12]
+    assert train(CheckpointHook(interval=5, by_epoch=False)).saved_at == [5, 10, 12]
+    assert train(CheckpointHook(interval=6, by_epoch=False)).saved_at == [6, 12]
+    assert train(CheckpointHook(interval=5, by_epoch=False, save_last=False)).saved_at == [5, 10]
+    assert train(CheckpointHook(interval=None)).saved_at == [12]
+
+
+def test_the_best_is_saved_where_no_interval_saves_it_and_protected_from_then_on():
+    hook = CheckpointHook(interval=None, save_best="accuracy", save_last=False)
+    run = train(hook, results=[{"accuracy": v} for v in (0.5, 0.9, 0.7, 0.8)])
+    assert run.saves == [(3, 3, {3}), (6, 3, {6})]
+    assert hook.best == {"accuracy": (0.9, 6)}
+
+
+def test_less_is_better_for_a_loss():
+    hook = CheckpointHook(interval=None, save_best="val/loss")
+    train(hook, results=[{"val/loss": v} for v in (0.5, 0.9, 0.4, 0.8)])
+    assert hook.best == {"val/loss": (0.4, 9)}
+
+
+def test_of_equal_values_the_earlier_one_stays():
+    hook = CheckpointHook(save_best="accuracy")
+    assert train(hook, results=[{"accuracy": 0.5}] * 4).protected == {3}
+
+
+def test_what_is_not_a_number_is_never_the_best():
+    hook = CheckpointHook(save_best="loss")
+    nan, inf = float("nan"), float("inf")
+    assert train(hook, results=[{"loss": v} for v in (nan, 0.9, -inf, nan)]).protected == {6}
+    assert hook.best == {"loss": (0.9, 6)}
+
+
+def test_several_best_of_several_metrics_are_protected():
+    hook = CheckpointHook(save_best={"accuracy": "greater", "weird": "less"}, keep_best=2)
+    accuracies, weird = (0.5, 0.9, 0.7, 0.1), (4, 3, 2, 5)
+    run = train(hook, results=[{"accuracy": a, "weird": w} for a, w in zip(accuracies, weird, strict=True)])
+    assert run.protected == {6, 9}
+    run = train(
+        CheckpointHook(save_best=["accuracy"], keep_best=9), results=[{"accuracy": a} for a in accuracies]
+    )
+    assert run.protected == {3, 6, 9, 12}
+
+
+def test_state_survives_a_restart():
+    hook = CheckpointHook(interval=None, save_best="accuracy", keep_best=2)
+    run = train(hook, results=[{"accuracy": v} for v in (0.5, 0.9)])
+    resumed = CheckpointHook(interval=None, save_best="accuracy", keep_best=2)
+    resumed.load_state_dict(hook.state_dict())
+    run.saves.clear()
+    run.iter += 3
+    validate(resumed, run, {"accuracy": 0.6})
+    assert run.saves == [(15, 3, {6, 15})]
+    run.saves.clear()
+    resumed.after_train(run)
+    assert run.saves == []
+
+
+def test_a_validation_that_is_repeated_after_a_restart_does_not_count_twice():
+    hook = CheckpointHook(save_best="accuracy", keep_best=2)
+    run = train(hook, epochs=2, results=[{"accuracy": 0.5}, {"accuracy": 0.9}])
+    validate(hook, run, {"accuracy": 0.9})
+    assert run.protected == {3, 6}
+
+
+def test_a_metric_that_is_watched_anew_starts_anew():
+    hook = CheckpointHook(save_best="accuracy")
+    train(hook, results=[{"accuracy": 0.5}])
+    other = CheckpointHook(save_best="loss")
+    other.load_state_dict(hook.state_dict())
+    assert other.best == {}
+
+
+def test_evaluation_outside_training_saves_nothing():
+    run = Run(training=False)
+    validate(CheckpointHook(save_best="accuracy"), run, {"accuracy": 1.0})
+    assert run.saves == []
+
+
+def test_a_loop_that_gives_the_point_no_metrics_is_served_from_the_run():
+    hooks, run = HookList(), Run(iter=4, metrics={"accuracy": 0.5})
+    hooks.register(CheckpointHook(save_best="accuracy"))
+    hooks.call(run, "after_val_epoch", {})
+    assert run.saved_at == [4]
+
+
+def test_a_metric_that_evaluation_does_not_give_is_named_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"save_best='acuracy' is no result .* did you mean 'accuracy'"):
+        validate(CheckpointHook(save_best="acuracy", rule="greater"), Run(), {"accuracy": 1.0, "loss": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("accuracy", "greater"),
+        ("accuracy_top5", "greater"),
+        ("val/F1", "greater"),
+        ("bbox_mAP_50", "greater"),
+        ("MulticlassAccuracy", "greater"),
+        ("r2", "greater"),
+        ("loss", "less"),
+        ("val_loss", "less"),
+        ("MeanSquaredError", "less"),
+        ("rmse", "less"),
+        ("perplexity", "less"),
+    ],
+)
+def test_the_rule_is_told_from_the_name(name, rule):
+    assert CheckpointHook(save_best=name)._rules == {name: rule}
+
+
+@pytest.mark.parametrize("name", ["foo", "lossless", "accuracy_loss", ""])
+def test_a_name_that_tells_no_rule_is_refused(name):
+    with pytest.raises(ConfigError, match="rule='greater' or rule='less'"):
+        CheckpointHook(save_best=name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"interval": 0}, "interval=0 must be at least 1; interval=None"),
+        ({"keep_last": 0}, "keep_last=0 must be at least 1; keep_last=None"),
+        ({"keep_best": 0}, "keep_best=0 must be at least 1"),
+        (
+            {"save_best": "loss", "rule": "min"},
+            "rule='min' of metric 'loss' is unknown; known: greater, less",
+        ),
+        ({"save_best": {"loss": "max"}}, "rule='max'"),
+    ],
+)
+def test_wrong_options_are_refused_with_the_mend(options, message):
+    with pytest.raises(ConfigError, match=message):
+        CheckpointHook(**options)
+
+
+def test_it_runs_behind_the_hooks_that_change_state():
+    assert HOOKS.get("CheckpointHook") is CheckpointHook
+    assert CheckpointHook.priority == 90
