@@ -19,14 +19,19 @@ if TYPE_CHECKING:
 class RunContext(Protocol):
     """The run, seen from inside. `Runner` provides it; tests may fake it."""
 
-    engine: Engine
     state: TrainState
-    records: RecordBuffer
-    """Values of training steps, kept as tensors until a log point."""
-    schedules: Sequence[Schedule]
     metrics: dict[str, float]
     """Results of the latest evaluation."""
 
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def records(self) -> RecordBuffer:
+        """Values of training steps, kept as tensors until a log point."""
+        ...
+
+    @property
+    def schedules(self) -> Sequence[Schedule]: ...
     @property
     def model(self) -> nn.Module:
         """The user's model itself, however it is wrapped for training."""
@@ -72,7 +77,7 @@ class RunContext(Protocol):
         """Write values to all loggers, under the present counters."""
         ...
 
-    def build_dataloader(self, spec: Any, *, train: bool = False) -> Feed: ...
+    def build_dataloader(self, spec: Any, *, train: bool = False, name: str = "dataloader") -> Feed: ...
     def build_evaluator(self, spec: Any) -> Evaluator | None: ...
     def save_checkpoint(self, *, keep_last: int | None = None, protect: Collection[int] = ()) -> str:
         """Save now, under the number of finished iterations, and return the URL.

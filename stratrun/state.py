@@ -18,6 +18,8 @@ class TrainState:
     """Training samples seen by all ranks together."""
     skipped: int = 0
     """Updates dropped because the scaled gradients overflowed."""
+    validated: int = 0
+    """Epoch or iteration (the unit of the train loop) of the last validation within training."""
     should_stop: bool = False
     """Set by a hook to end training after the iteration in hand."""
 
@@ -27,7 +29,7 @@ class TrainState:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("epoch", "iter", "step", "samples", "skipped"):
+        for name in ("epoch", "iter", "step", "samples", "skipped", "validated"):
             setattr(self, name, state[name])
 
 

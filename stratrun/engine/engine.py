@@ -14,8 +14,7 @@ from stratrun.distributed import Collectives
 from stratrun.engine.clipping import Clipping
 from stratrun.engine.contract import losses_of
 from stratrun.engine.step_module import StepModule
-from stratrun.engine.window import Window, multiply
-from stratrun.errors import ConfigError, nearest
+from stratrun.engine.updates import Updates
 from stratrun.precision.base import Precision
 from stratrun.state import BatchInfo, TrainState
 from stratrun.strategies.base import Strategy
@@ -44,7 +43,6 @@ class Engine:
         clipping: Clipping | None = None,
     ) -> None:
         self.model: nn.Module
-        self.optimizers: dict[str, Optimizer] = {}
         self.batch = BatchInfo()
         self.state = state
         self._accelerator = accelerator
@@ -52,9 +50,7 @@ class Engine:
         self._precision = precision
         self._collectives = collectives
         self._device = device
-        self._clipping = clipping
-        self._window = Window()
-        self._updated = False
+        self._updates = Updates(strategy, precision, clipping, state)
         self._module: StepModule
         self._train_module: nn.Module
 
@@ -66,13 +62,17 @@ class Engine:
         self.model = model
 
     def prepare_training(self, build: Callable[[nn.Module], dict[str, Optimizer]], several: bool) -> None:
-        """Make the model ready for training, then build the optimizers from its parameters.
+        """Make the model ready for training, then build the optimizers from what that made of it.
 
         Args:
             several: Whether `build` will return more than one optimizer.
         """
-        self.optimizers = build(self.state_module)
         self._train_module = self._strategy.wrap(self._module, self._device, partial_backward=several)
+        self._updates.optimizers = build(self.state_module)
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        return self._updates.optimizers
 
     # -- whole steps
 
@@ -93,11 +93,11 @@ class Engine:
             with self._precision.forward_context():
                 result = self._train_module(batch, "train")
             outputs = losses_of(result, self.model)
-            self._precision.backward(self._window.add(outputs, divisor, self.batch.scale))
+            self._updates.backward(outputs, divisor, self.batch.scale)
         # Whoever keeps an output must not keep the graph behind it.
         outputs = {k: v.detach() if isinstance(v, Tensor) else v for k, v in outputs.items()}
         if update:
-            norm = self.step()
+            norm = self._updates.step()
             if norm is not None:
                 outputs["grad_norm"] = norm
         return outputs
@@ -122,7 +122,7 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Add to the gradients. The mean over processes is taken, weighted by their samples."""
-        self._precision.backward(loss if self.batch.scale == 1.0 else loss * self.batch.scale)
+        self._updates.backward_alone(loss, self.batch.scale)
 
     def step(self, optimizer: str | None = None) -> Tensor | None:
         """Clip and update by one optimizer, or by all; then forget the gradients.
@@ -130,39 +130,28 @@ class Engine:
         Returns:
             The norm of the gradients before clipping, where they are clipped by norm.
         """
-        norm = None
-        for name in [optimizer] if optimizer else self.optimizers:
-            norm = self._step_one(self._optimizer(name), self._window.weight)
-        self._precision.update()
-        self._window.clear()
-        return norm
+        return self._updates.step(optimizer)
 
     def update(self, loss: Tensor, optimizer: str | None = None) -> Tensor | None:
         """One update by one optimizer (or by all) for this loss alone.
 
         Gradients that other losses left behind on its parameters are dropped first.
         """
-        for name in [optimizer] if optimizer else self.optimizers:
-            self._optimizer(name).zero_grad(set_to_none=True)
+        for one in self._updates.chosen(optimizer):
+            one.zero_grad(set_to_none=True)
         self.backward(loss)
         return self.step(optimizer)
 
     def close_window(self) -> None:
         """Update with what an unfinished accumulation window holds, the data having ended in it."""
-        if not self._window.batches:
-            return
-        parameters = [p for o in self.optimizers.values() for g in o.param_groups for p in g["params"]]
-        self._strategy.reduce_gradients(parameters)
-        multiply([p.grad for p in parameters if p.grad is not None], self._window.short_by())
-        self.step()
+        self._updates.close_window()
 
     def finish_iter(self) -> None:
         """Count the iteration just done. Call it after the work and before the ``after_`` point."""
         state, batch = self.state, self.batch
         state.iter += 1
         state.samples += batch.total or 0
-        state.step += self._updated
-        self._updated = False
+        self._updates.count()
         if batch.finish is not None:
             batch.finish()
 
@@ -216,20 +205,14 @@ class Engine:
 
     def own_state(self) -> dict[str, Any]:
         """State of this process: its device's generator, and the open accumulation window."""
-        window: dict[str, Any] = {}
-        if self._window.batches:
-            named = self.state_module.named_parameters()
-            gradients = {name: p.grad for name, p in named if p.grad is not None}
-            window = {**self._window.state_dict(), "gradients": gradients}
-        return {"rng": self._accelerator.rng_state(self._device), "window": window}
+        return {
+            "rng": self._accelerator.rng_state(self._device),
+            "window": self._updates.open_window(self.state_module),
+        }
 
     def load_own_state(self, state: dict[str, Any]) -> None:
         self._accelerator.set_rng_state(self._device, state["rng"])
-        if window := state["window"]:
-            self._window.load_state_dict(window)
-            for name, parameter in self.state_module.named_parameters():
-                gradient = window["gradients"].get(name)
-                parameter.grad = None if gradient is None else gradient.to(parameter.device)
+        self._updates.reopen_window(self.state_module, state["window"])
 
     def _evaluate(self, batch: Any, mode: str) -> Any:
         if self.model.training:
@@ -240,35 +223,3 @@ class Engine:
 
     def _exchange(self, update: bool) -> AbstractContextManager[Any]:
         return _NOTHING if update else self._strategy.no_sync(self._train_module)
-
-    def _step_one(self, optimizer: Optimizer, weight: Tensor | None) -> Tensor | None:
-        norm = None
-        if weight is not None or self._clipping is not None:
-            self._precision.unscale(optimizer)
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            if weight is not None:
-                gradients = [p.grad for p in parameters if p.grad is not None]
-                # No sample anywhere leaves gradients of zero, which stay zero.
-                multiply(gradients, 1.0 / self._strategy.mean(weight).clamp_min(1e-12))
-            norm = self._clip(parameters)
-        if self._precision.step(optimizer):
-            self._updated = True
-        else:
-            self.state.skipped += 1
-        optimizer.zero_grad(set_to_none=True)
-        return norm
-
-    def _clip(self, parameters: list[Tensor]) -> Tensor | None:
-        clipping = self._clipping
-        if clipping is None:
-            return None
-        if clipping.value is not None:
-            nn.utils.clip_grad_value_(parameters, clipping.value)
-        if clipping.max_norm is None:
-            return None
-        return self._strategy.clip_grad_norm(parameters, clipping.max_norm, clipping.norm_type)
-
-    def _optimizer(self, name: str) -> Optimizer:
-        if name not in self.optimizers:
-            raise ConfigError(f"no optimizer is called {name!r}; {nearest(name, self.optimizers)}")
-        return self.optimizers[name]

@@ -1,3 +1,15 @@
 from stratrun.hooks.base import POINTS, PRIORITIES, Hook
+from stratrun.hooks.checkpoint import CheckpointHook
+from stratrun.hooks.logging import LoggerHook
+from stratrun.hooks.scheduler import ParamSchedulerHook
+from stratrun.hooks.timer import IterTimerHook
 
-__all__ = ["POINTS", "PRIORITIES", "Hook"]
+__all__ = [
+    "POINTS",
+    "PRIORITIES",
+    "CheckpointHook",
+    "Hook",
+    "IterTimerHook",
+    "LoggerHook",
+    "ParamSchedulerHook",
+]

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stratrun.hooks.base import Hook
 from stratrun.registry import HOOKS
@@ -20,18 +20,19 @@ class ParamSchedulerHook(Hook):
     # Before logging and saving, which show and keep the state that the next step starts from.
     priority = 60
 
-    def before_train(self, runner: RunContext) -> None:
-        self._step = runner.step
+    def __init__(self) -> None:
+        self._step = 0
 
     def after_train_iter(self, runner: RunContext) -> None:
-        if runner.step == self._step:
-            return
-        self._step = runner.step
-        for schedule in runner.schedules:
-            if not schedule.by_epoch and schedule.monitor is None:
-                schedule.step()
+        # Not more than one behind, but an update at the end of the data comes after this point.
+        while self._step < runner.step:
+            self._step += 1
+            for schedule in runner.schedules:
+                if not schedule.by_epoch and schedule.monitor is None:
+                    schedule.step()
 
     def after_train_epoch(self, runner: RunContext) -> None:
+        self.after_train_iter(runner)
         for schedule in runner.schedules:
             if schedule.by_epoch and schedule.monitor is None:
                 schedule.step()
@@ -40,3 +41,9 @@ class ParamSchedulerHook(Hook):
         for schedule in runner.schedules:
             if schedule.monitor is not None and runner.training:
                 schedule.follow(runner.metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self._step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._step = state["step"]

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from stratrun.errors import ConfigError, nearest
 from stratrun.registry import OPTIMIZERS
+from stratrun.registry.spec import edited
 
 Factory = Callable[[list[nn.Parameter]], Optimizer]
 
@@ -39,7 +40,7 @@ def check(spec: Any) -> None:
         where = f"optimizer.{name}" if several else "optimizer"
         if isinstance(one, Mapping):
             _refuse_unnamed(one, several, where)
-            OPTIMIZERS.check(_without_params(one), where=where, given=("params",))
+            OPTIMIZERS.check(edited(one, drop=["params"]), where=where, given=("params",))
         elif isinstance(one, str | type):
             OPTIMIZERS.check(one, where=where, given=("params",))
         elif not isinstance(one, Optimizer) and not callable(one):
@@ -67,7 +68,7 @@ def build(spec: Any, module: nn.Module) -> dict[str, Optimizer]:
         part = one.get("params") if isinstance(one, Mapping) else None
         parameters = _select(module, part, where)
         if isinstance(one, Mapping):
-            built[name] = OPTIMIZERS.build(_without_params(one), where=where, params=parameters)
+            built[name] = OPTIMIZERS.build(edited(one, drop=["params"]), where=where, params=parameters)
         elif isinstance(one, str | type):
             built[name] = OPTIMIZERS.build(one, where=where, params=parameters)
         else:
@@ -77,12 +78,6 @@ def build(spec: Any, module: nn.Module) -> dict[str, Optimizer]:
 
 def _is_one(spec: Any) -> bool:
     return isinstance(spec, Mapping | Optimizer) or callable(spec)
-
-
-def _without_params(spec: Mapping[str, Any]) -> Any:
-    kept = type(spec)(spec)  # type: ignore[call-arg]  # a config keeps the places of its values
-    kept.pop("params", None)  # type: ignore[attr-defined]
-    return kept
 
 
 def _refuse_unnamed(spec: Mapping[str, Any], several: bool, where: str) -> None:

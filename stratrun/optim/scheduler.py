@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from stratrun.errors import ConfigError, nearest
 from stratrun.optim.optimizer import DEFAULT
 from stratrun.registry import PARAM_SCHEDULERS
+from stratrun.registry.spec import edited
 
 _OURS = ("by_epoch", "optimizer", "monitor")
 
@@ -62,7 +63,9 @@ def check(spec: Any, optimizers: Iterable[str] = (DEFAULT,)) -> None:
                 raise ConfigError(
                     f"{where}: no optimizer is called {target!r}; {nearest(str(target), names)}"
                 )
-            entry, options = PARAM_SCHEDULERS.check(_torch_part(one), where=where, given=("optimizer",))
+            entry, options = PARAM_SCHEDULERS.check(
+                edited(one, drop=_OURS), where=where, given=("optimizer",)
+            )
             _refuse_lone_plateau(entry, one, where)
             if "schedulers" in options:
                 check(options["schedulers"], names)
@@ -90,7 +93,7 @@ def _build_one(spec: Any, optimizers: Mapping[str, Optimizer], where: str) -> Sc
         made = PARAM_SCHEDULERS.build(spec, where=where, optimizer=first)
         return Schedule(made if isinstance(made, LRScheduler) else made(first))
     optimizer = optimizers[spec.get("optimizer", next(iter(optimizers)))]
-    inner = _torch_part(spec)
+    inner = edited(spec, drop=_OURS)
     if "schedulers" in inner:
         # The schedulers that SequentialLR and ChainedScheduler are made of.
         inner["schedulers"] = [
@@ -106,13 +109,6 @@ def _each(spec: Any) -> list[tuple[str, Any]]:
     if isinstance(spec, list | tuple):
         return [(f"param_scheduler.{i}", one) for i, one in enumerate(spec)]
     return [("param_scheduler", spec)]
-
-
-def _torch_part(spec: Mapping[str, Any]) -> Any:
-    kept = type(spec)(spec)  # type: ignore[call-arg]  # a config keeps the places of its values
-    for name in _OURS:
-        kept.pop(name, None)  # type: ignore[attr-defined]
-    return kept
 
 
 def _refuse_lone_plateau(entry: Any, spec: Mapping[str, Any], where: str) -> None:

@@ -110,7 +110,7 @@ class Registry:
         """
         if not isinstance(spec, str | type | Mapping):
             return spec
-        entry, options = self.check(spec, where=where, given=given)
+        entry, options = self.check(spec, where=where, given=given, offer=offer or ())
         if offer:
             accepted = parameters_of(entry) or {}
             options = {**{k: v for k, v in offer.items() if k in accepted}, **options}

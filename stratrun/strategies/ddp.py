@@ -1,3 +1,4 @@
+import inspect
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, cast
@@ -9,6 +10,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stratrun.registry import STRATEGIES
 from stratrun.strategies.base import Strategy
+
+# torch 2.13 gave the option another name, and warns of the old one.
+_SYNC_BUFFERS = next(
+    name
+    for name in ("forward_sync_buffers", "broadcast_buffers")
+    if name in inspect.signature(DistributedDataParallel).parameters
+)
 
 
 @STRATEGIES.register_module("ddp")
@@ -49,7 +57,7 @@ class DDPStrategy(Strategy):
             module,
             device_ids=[device.index] if device.type == "cuda" else None,
             find_unused_parameters=find_unused,
-            broadcast_buffers=self._broadcast_buffers,
+            **({} if self._broadcast_buffers else {_SYNC_BUFFERS: False}),
             static_graph=self._static_graph,
             gradient_as_bucket_view=self._bucket_view,
             bucket_cap_mb=self._bucket_cap_mb,

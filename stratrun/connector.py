@@ -1,0 +1,170 @@
+"""Choose the parts, check that they fit, join them."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from stratrun.accelerators.base import Accelerator
+from stratrun.distributed import Collectives, ProcessEnv, control_group, join, torchrun_command
+from stratrun.engine import Clipping, Engine
+from stratrun.errors import ConfigError, IncompatibleError
+from stratrun.precision.base import Precision
+from stratrun.registry import ACCELERATORS, PRECISIONS, STRATEGIES, Registry
+from stratrun.state import TrainState
+from stratrun.strategies.base import Strategy
+
+T = TypeVar("T")
+
+
+class Choice(NamedTuple):
+    """The parts of a run, and why these."""
+
+    accelerator: Accelerator
+    strategy: Strategy
+    precision: Precision
+    reasons: list[str]
+
+
+class Wiring(NamedTuple):
+    """What the runner gets: verbs for loops and hooks, exchanges for what it builds itself."""
+
+    engine: Engine
+    collectives: Collectives
+    device: torch.device
+    pin_memory: bool
+    owns_group: bool
+    reasons: list[str]
+
+
+def choose(*, strategy: Any, accelerator: Any, precision: Any, env: ProcessEnv) -> Choice:
+    """Resolve names and ``'auto'``, and refuse parts that do not fit. Starts nothing.
+
+    Reads only what the parts declare, so that a part of a plugin needs no line here.
+
+    Raises:
+        UnknownNameError, ConfigError: a part cannot be built.
+        IncompatibleError: the parts do not fit one another, this machine, or how it was launched.
+    """
+    reasons: list[str] = []
+    hardware = _accelerator(accelerator, reasons)
+    placement = _strategy(strategy, env, reasons)
+    numbers = _built(PRECISIONS, precision, "precision", Precision)
+    reasons.append(f"precision={numbers.name}: as given")
+    _check_hardware(hardware, placement, numbers)
+    _check_processes(placement, env)
+    return Choice(hardware, placement, numbers, reasons)
+
+
+def connect(
+    choice: Choice,
+    *,
+    env: ProcessEnv,
+    state: TrainState,
+    clipping: Clipping | None = None,
+    backend: str | None = None,
+    timeout: timedelta = timedelta(minutes=10),
+) -> Wiring:
+    """Start the process groups and join the parts. Nothing here runs again after the first step."""
+    accelerator, strategy, precision, reasons = choice
+    device = accelerator.device(env.local_rank)
+    owns_group = join(env, backend or accelerator.backend, timeout, device)
+    collectives = Collectives(env, control_group(env, timeout))
+    precision.setup(device.type)
+    engine = Engine(
+        accelerator=accelerator,
+        strategy=strategy,
+        precision=precision,
+        collectives=collectives,
+        device=device,
+        state=state,
+        clipping=clipping,
+    )
+    return Wiring(engine, collectives, device, accelerator.pin_memory, owns_group, reasons)
+
+
+def _accelerator(spec: Any, reasons: list[str]) -> Accelerator:
+    if spec != "auto":
+        chosen = _built(ACCELERATORS, spec, "accelerator", Accelerator)
+        reasons.append(f"accelerator={chosen.name}: as given")
+        return chosen
+    kinds = [cls for cls in _classes(ACCELERATORS, Accelerator) if cls.auto_rank is not None]
+    for cls in sorted(kinds, key=lambda cls: cls.auto_rank or 0, reverse=True):
+        found = cls()
+        if found.is_available():
+            reasons.append(f"accelerator={found.name}: 'auto', {found.count()} visible")
+            return found
+    raise IncompatibleError("accelerator='auto': none of the known kinds of hardware is available")
+
+
+def _strategy(spec: Any, env: ProcessEnv, reasons: list[str]) -> Strategy:
+    if spec != "auto":
+        chosen = _built(STRATEGIES, spec, "strategy", Strategy)
+        reasons.append(f"strategy={chosen.name}: as given")
+        return chosen
+    wanted = "several processes" if env.world_size > 1 else "one process"
+    for cls in _classes(STRATEGIES, Strategy):
+        if cls.auto_for == wanted:
+            reasons.append(f"strategy={cls.name}: 'auto', {_processes(env)}")
+            return cls()
+    raise IncompatibleError(f"strategy='auto': no strategy offers itself for {wanted}")
+
+
+def _check_hardware(accelerator: Accelerator, strategy: Strategy, precision: Precision) -> None:
+    if not accelerator.is_available():
+        usable = [c.name for c in _classes(ACCELERATORS, Accelerator) if c().is_available()]
+        raise IncompatibleError(
+            f"accelerator={accelerator.name!r} cannot be used here: {accelerator.why_unavailable()}; "
+            f"use accelerator='auto', or one of: {', '.join(usable)}"
+        )
+    if accelerator.name not in strategy.accelerators:
+        raise IncompatibleError(
+            f"strategy={strategy.name!r} does not run on accelerator={accelerator.name!r}; "
+            f"it runs on {', '.join(sorted(strategy.accelerators))}"
+        )
+    if accelerator.name not in precision.accelerators:
+        raise IncompatibleError(
+            f"precision={precision.name!r} does not work on accelerator={accelerator.name!r}; "
+            f"it works on {', '.join(sorted(precision.accelerators))}"
+        )
+    if strategy.precisions is not None and precision.name not in strategy.precisions:
+        raise IncompatibleError(
+            f"precision={precision.name!r} does not work with strategy={strategy.name!r}; "
+            f"choose one of {', '.join(sorted(strategy.precisions))}"
+        )
+
+
+def _check_processes(strategy: Strategy, env: ProcessEnv) -> None:
+    if strategy.needs_process_group and not env.launched:
+        raise IncompatibleError(
+            f"strategy={strategy.name!r} needs several processes, but this is a lone one; start it with\n"
+            f"  {torchrun_command()}\n"
+            "or use strategy='auto', which takes what it is launched with"
+        )
+    if not strategy.needs_process_group and env.world_size > 1:
+        fitting = [cls.name for cls in _classes(STRATEGIES, Strategy) if cls.needs_process_group]
+        raise IncompatibleError(
+            f"strategy={strategy.name!r} runs in one process, but {env.world_size} were launched; "
+            f"use one of {', '.join(map(repr, fitting))}, or strategy='auto'"
+        )
+
+
+def _classes(registry: Registry, base: type[T]) -> list[type[T]]:
+    """Built-in and registered classes of a kind, each once."""
+    found = (entry for entry in registry.entries().values() if isinstance(entry, type))
+    return [cls for cls in dict.fromkeys(found) if issubclass(cls, base)]
+
+
+def _built(registry: Registry, spec: Any, where: str, base: type[T]) -> T:
+    built = registry.build(spec, where=where)
+    if not isinstance(built, base):
+        known = "a name" if not isinstance(spec, Mapping) else "'type'"
+        raise ConfigError(
+            f"{where}={spec!r} is no {base.__name__}; give {known} of: {', '.join(registry.names())}"
+        )
+    return built
+
+
+def _processes(env: ProcessEnv) -> str:
+    return f"WORLD_SIZE={env.world_size}" if env.launched else "not launched with ranks"

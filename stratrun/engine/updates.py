@@ -1,0 +1,124 @@
+"""From losses to parameters: the accumulation window, clipping, and the optimizers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stratrun.engine.clipping import Clipping
+from stratrun.engine.window import Window, multiply
+from stratrun.errors import ConfigError, nearest
+from stratrun.precision.base import Precision
+from stratrun.state import TrainState
+from stratrun.strategies.base import Strategy
+
+
+class Updates:
+    """What happens to gradients. The engine decides when."""
+
+    def __init__(
+        self, strategy: Strategy, precision: Precision, clipping: Clipping | None, state: TrainState
+    ) -> None:
+        self.optimizers: dict[str, Optimizer] = {}
+        self._strategy = strategy
+        self._precision = precision
+        self._clipping = clipping
+        self._state = state
+        self._window = Window()
+        self._stepped = False
+
+    def backward(self, outputs: dict[str, Any], divisor: int, scale: float) -> None:
+        """Add a micro-batch to the window, and its gradients to those of the window."""
+        self._precision.backward(self._window.add(outputs, divisor, scale))
+
+    def backward_alone(self, loss: Tensor, scale: float) -> None:
+        """Add the gradients of a loss that belongs to no window."""
+        self._precision.backward(loss if scale == 1.0 else loss * scale)
+
+    def step(self, optimizer: str | None = None) -> Tensor | None:
+        """Clip, update and forget the gradients, by one optimizer or by all.
+
+        Returns:
+            The norm before clipping, where gradients are clipped by norm; that of the last optimizer.
+        """
+        norm = None
+        for one in self.chosen(optimizer):
+            norm = self._step_one(one, self._window.weight)
+        self._precision.update()
+        self._window.clear()
+        return norm
+
+    def close_window(self) -> None:
+        """Update with what an unfinished window holds."""
+        if not self._window.batches:
+            return
+        parameters = [p for one in self.optimizers.values() for p in _parameters(one)]
+        self._strategy.reduce_gradients(parameters)
+        multiply([p.grad for p in parameters if p.grad is not None], self._window.short_by())
+        self.step()
+        self.count()
+
+    def count(self) -> None:
+        """Count an update, if there was one since the last call, be it by several optimizers."""
+        self._state.step += self._stepped
+        self._stepped = False
+
+    def chosen(self, optimizer: str | None) -> list[Optimizer]:
+        """The optimizer of that name, or all of them.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        if optimizer is None:
+            return list(self.optimizers.values())
+        if optimizer not in self.optimizers:
+            raise ConfigError(f"no optimizer is called {optimizer!r}; {nearest(optimizer, self.optimizers)}")
+        return [self.optimizers[optimizer]]
+
+    def open_window(self, module: nn.Module) -> dict[str, Any]:
+        """The gradients at hand, by the names of `module`, and what they are made of; empty if none."""
+        if not self._window.batches:
+            return {}
+        gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+        return {**self._window.state_dict(), "gradients": gradients}
+
+    def reopen_window(self, module: nn.Module, saved: Mapping[str, Any]) -> None:
+        """Put back what `open_window` returned."""
+        if not saved:
+            return
+        self._window.load_state_dict(dict(saved))
+        for name, parameter in module.named_parameters():
+            gradient = saved["gradients"].get(name)
+            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+
+    def _step_one(self, optimizer: Optimizer, weight: Tensor | None) -> Tensor | None:
+        norm = None
+        if weight is not None or self._clipping is not None:
+            self._precision.unscale(optimizer)
+            parameters = _parameters(optimizer)
+            if weight is not None:
+                gradients = [p.grad for p in parameters if p.grad is not None]
+                # No sample anywhere leaves gradients of zero, which stay zero.
+                multiply(gradients, 1.0 / self._strategy.mean(weight).clamp_min(1e-12))
+            norm = self._clip(parameters)
+        if self._precision.step(optimizer):
+            self._stepped = True
+        else:
+            self._state.skipped += 1
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _clip(self, parameters: list[Tensor]) -> Tensor | None:
+        clipping = self._clipping
+        if clipping is None:
+            return None
+        if clipping.value is not None:
+            nn.utils.clip_grad_value_(parameters, clipping.value)
+        if clipping.max_norm is None:
+            return None
+        return self._strategy.clip_grad_norm(parameters, clipping.max_norm, clipping.norm_type)
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from stratrun.errors import ConfigError
+from stratrun.loops.base import BaseLoop
+from stratrun.registry import LOOPS
+
+if TYPE_CHECKING:
+    from stratrun.context import RunContext
+
+
+class EvaluationLoop(BaseLoop):
+    """One pass over one or several data sets, and their metrics.
+
+    Args:
+        dataloader: One loader, or a mapping of names to loaders. Metrics of several are named
+            ``<loader>/<metric>``.
+        evaluator: Metrics for each of the data sets, or a mapping of the loaders' names to
+            metrics.
+    """
+
+    def __init__(self, runner: RunContext, dataloader: Any, evaluator: Any) -> None:
+        self.runner = runner
+        several = names_loaders(dataloader)
+        loaders = dataloader if several else {"": dataloader}
+        self.dataloaders = {name: runner.build_dataloader(loader) for name, loader in loaders.items()}
+        self.evaluators = {
+            name: runner.build_evaluator(one) for name, one in self._each(evaluator, several).items()
+        }
+        self.dataloader = next(iter(self.dataloaders.values()))
+        self.evaluator = next(iter(self.evaluators.values()))
+
+    def run(self) -> dict[str, float]:
+        runner, job = self.runner, self.job
+        runner.call_hooks(f"before_{job}")
+        runner.call_hooks(f"before_{job}_epoch")
+        metrics: dict[str, float] = {}
+        for name in self.dataloaders:
+            prefix = f"{name}/" if name else ""
+            metrics.update({f"{prefix}{key}": value for key, value in self.run_one(name).items()})
+        runner.metrics = metrics
+        runner.call_hooks(f"after_{job}_epoch", metrics=metrics)
+        runner.call_hooks(f"after_{job}", metrics=metrics)
+        return metrics
+
+    def run_one(self, name: str) -> dict[str, float]:
+        """Evaluate one of the data sets."""
+        runner, feed, self.evaluator = self.runner, self.dataloaders[name], self.evaluators[name]
+        before, after = f"before_{self.job}_iter", f"after_{self.job}_iter"
+        for idx, data_batch in enumerate(feed):
+            runner.call_hooks(before, batch_idx=idx, data_batch=data_batch)
+            outputs = self.run_iter(idx, data_batch)
+            runner.call_hooks(after, batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        results: dict[str, float] = self.evaluator.evaluate()
+        return results
+
+    def _each(self, evaluator: Any, several: bool) -> dict[str, Any]:
+        names = list(self.dataloaders)
+        if several and isinstance(evaluator, Mapping) and set(evaluator) & set(names):
+            if set(evaluator) != set(names):
+                raise ConfigError(
+                    f"{self.job}_evaluator names {', '.join(map(repr, evaluator))} and {self.job}_dataloader "
+                    f"{', '.join(map(repr, names))}; give metrics for each, or one evaluator for all"
+                )
+            return dict(evaluator)
+        return dict.fromkeys(names, evaluator)
+
+
+@LOOPS.register_module()
+class ValLoop(EvaluationLoop):
+    """Metrics on the validation data, during training or alone."""
+
+    job = "val"
+
+
+@LOOPS.register_module()
+class TestLoop(EvaluationLoop):
+    """Metrics on the test data."""
+
+    __test__ = False  # not a test case, whatever a collector may think of its name
+    job = "test"
+
+
+def names_loaders(spec: Any) -> bool:
+    """Whether this is a mapping of names to loaders, rather than the settings of one loader."""
+    if not isinstance(spec, Mapping) or not spec or "dataset" in spec or "type" in spec:
+        return False
+    return all(isinstance(one, Mapping) or hasattr(one, "__iter__") for one in spec.values()) and not any(
+        isinstance(one, str) for one in spec.values()
+    )

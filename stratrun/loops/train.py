@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from stratrun.loops.base import BaseLoop
+from stratrun.loops.schedule import ValSchedule, positive, window
+from stratrun.registry import LOOPS
+
+if TYPE_CHECKING:
+    from stratrun.context import RunContext
+
+
+class TrainLoop(BaseLoop):
+    """What training by epochs and training by iterations have in common.
+
+    A recipe of its own overrides `run_iter`, which does the work on one batch and returns a
+    mapping of values to log.
+
+    Args:
+        accumulate: Batches whose gradients make one update. The last window of an epoch may be
+            shorter, and is averaged over the batches that it has.
+        val_begin: First epoch (or iteration) after which to validate.
+        val_interval: Epochs (or iterations) between validations; one is always made at the end.
+        dynamic_intervals: Pairs of (epoch or iteration, `val_interval` from there on).
+    """
+
+    job = "train"
+    unit = "epoch"
+    max_epochs: int | None = None
+    max_iters: int | None = None
+
+    def __init__(
+        self,
+        runner: RunContext,
+        dataloader: Any,
+        *,
+        accumulate: int = 1,
+        val_begin: int = 1,
+        val_interval: int = 1,
+        dynamic_intervals: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        positive("accumulate", accumulate)
+        self.accumulate = accumulate
+        self.val_schedule = ValSchedule(val_begin, val_interval, dynamic_intervals, self.unit)
+        self.runner = runner
+        self.dataloader = runner.build_dataloader(dataloader, train=True)
+        self.evaluator = None
+
+    def run_epoch(self) -> None:
+        """Train on the rest of the present epoch, or until `iter_done` ends it."""
+        runner, feed = self.runner, self.dataloader
+        feed.set_epoch(runner.epoch)
+        runner.call_hooks("before_train_epoch")
+        for idx, data_batch in enumerate(feed, start=feed.batches_done):
+            runner.call_hooks("before_train_iter", batch_idx=idx, data_batch=data_batch)
+            outputs = self.run_iter(idx, data_batch)
+            runner.engine.finish_iter()
+            runner.call_hooks("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
+            if self.iter_done():
+                return
+        runner.engine.close_window()
+        runner.state.epoch += 1
+        feed.set_epoch(runner.epoch)
+        runner.call_hooks("after_train_epoch")
+
+    def run_iter(self, idx: int, data_batch: Any) -> Any:
+        size, last = window(idx, self.accumulate, self.end_of_data(idx))
+        return self.runner.engine.train_step(data_batch, update=last, divisor=size)
+
+    def iter_done(self) -> bool:
+        """What comes after each iteration. Returns whether the epoch is to be left."""
+        return self.runner.state.should_stop
+
+    def end_of_data(self, idx: int) -> int | None:
+        """How many batches this epoch will have had when it ends; None when that is not known."""
+        return len(self.dataloader) if self.dataloader.sized else None
+
+    def validate_if_due(self, count: int, *, last: bool) -> None:
+        """Validate, unless that was done for this count before the run was broken off."""
+        runner = self.runner
+        if not runner.has_validation or count <= runner.state.validated:
+            return
+        if self.val_schedule.due(count, last=last):
+            runner.state.validated = count
+            runner.validate()
+
+
+@LOOPS.register_module()
+class EpochBasedTrainLoop(TrainLoop):
+    """Train for `max_epochs` passes over the data, and validate after epochs."""
+
+    def __init__(
+        self,
+        runner: RunContext,
+        dataloader: Any,
+        *,
+        max_epochs: int,
+        accumulate: int = 1,
+        val_begin: int = 1,
+        val_interval: int = 1,
+        dynamic_intervals: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        positive("max_epochs", max_epochs)
+        self.max_epochs = max_epochs
+        super().__init__(
+            runner,
+            dataloader,
+            accumulate=accumulate,
+            val_begin=val_begin,
+            val_interval=val_interval,
+            dynamic_intervals=dynamic_intervals,
+        )
+        if self.dataloader.sized:
+            self.max_iters = max_epochs * len(self.dataloader)
+
+    def run(self) -> None:
+        runner, max_epochs = self.runner, self.max_epochs
+        assert max_epochs is not None
+        runner.call_hooks("before_train")
+        # A run that was broken off between an epoch and its validation goes on with that.
+        self.validate_if_due(runner.epoch, last=runner.epoch == max_epochs)
+        while runner.epoch < max_epochs and not runner.state.should_stop:
+            self.run_epoch()
+            self.validate_if_due(runner.epoch, last=runner.epoch == max_epochs)
+        runner.call_hooks("after_train")
+
+
+@LOOPS.register_module()
+class IterBasedTrainLoop(TrainLoop):
+    """Train for `max_iters` batches, passing over the data as often as that takes.
+
+    Validates after iterations.
+    """
+
+    unit = "iteration"
+
+    def __init__(
+        self,
+        runner: RunContext,
+        dataloader: Any,
+        *,
+        max_iters: int,
+        accumulate: int = 1,
+        val_begin: int = 1,
+        val_interval: int = 1000,
+        dynamic_intervals: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        positive("max_iters", max_iters)
+        self.max_iters = max_iters
+        super().__init__(
+            runner,
+            dataloader,
+            accumulate=accumulate,
+            val_begin=val_begin,
+            val_interval=val_interval,
+            dynamic_intervals=dynamic_intervals,
+        )
+
+    def run(self) -> None:
+        self.runner.call_hooks("before_train")
+        # A run that was broken off between an iteration and its validation goes on with that.
+        if not self.iter_done():
+            while not self._over():
+                self.run_epoch()
+        self.runner.call_hooks("after_train")
+
+    def iter_done(self) -> bool:
+        self.validate_if_due(self.runner.iter, last=self.runner.iter == self.max_iters)
+        return self._over()
+
+    def end_of_data(self, idx: int) -> int | None:
+        assert self.max_iters is not None
+        # The last window ends with the training, when that comes before the end of the data.
+        left = idx + self.max_iters - self.runner.iter
+        length = super().end_of_data(idx)
+        if length is None:
+            return left if left <= idx + self.accumulate else None
+        return min(length, left)
+
+    def _over(self) -> bool:
+        assert self.max_iters is not None
+        return self.runner.iter >= self.max_iters or self.runner.state.should_stop

@@ -1,0 +1,108 @@
+"""Settings of the process: `env_cfg` and `randomness`."""
+
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.multiprocessing
+
+from stratrun.errors import ConfigError, nearest
+from stratrun.seed import set_deterministic
+
+
+@dataclass(frozen=True, slots=True)
+class EnvSettings:
+    """What `env_cfg` may set. None leaves a setting as it is."""
+
+    cudnn_benchmark: bool | None = None
+    """Let cuDNN try its algorithms and keep the fastest; pays where input sizes repeat."""
+    tf32: bool | None = None
+    """Compute float32 products in TF32 on GPUs that have it: faster, ten bits of mantissa."""
+    num_threads: int | None = None
+    """Threads for work within an operation on the CPU. It changes how sums are rounded."""
+    mp_start_method: str | None = None
+    """How loader workers are started: `fork`, `spawn` or `forkserver`."""
+    backend: str | None = None
+    """Process group backend, in place of the accelerator's own."""
+    timeout: float = 600.0
+    """Seconds after which a collective that some rank never joined is an error."""
+
+    def apply(self) -> None:
+        if self.cudnn_benchmark is not None:
+            torch.backends.cudnn.benchmark = self.cudnn_benchmark
+        if self.tf32 is not None:
+            # The older of torch's two interfaces: reading through it fails once the newer was used,
+            # and torch's own compiler still reads through it.
+            torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
+            torch.backends.cudnn.allow_tf32 = self.tf32
+        if self.num_threads is not None:
+            torch.set_num_threads(self.num_threads)
+        if self.mp_start_method is not None:
+            torch.multiprocessing.set_start_method(self.mp_start_method, force=True)
+
+    @property
+    def group_timeout(self) -> timedelta:
+        return timedelta(seconds=self.timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Randomness:
+    """What `randomness` may set."""
+
+    seed: int | None = None
+    """None draws one, the same for all ranks, and says which."""
+    deterministic: bool = False
+    """Choose deterministic algorithms, and refuse operations that have none."""
+
+    def apply(self) -> None:
+        if self.deterministic:
+            # Read by cuBLAS when it starts; without it its sums may differ from run to run.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            set_deterministic(True)
+
+
+def draw_seed() -> int:
+    return secrets.randbelow(2**31)
+
+
+def parse_env(spec: Any) -> EnvSettings:
+    """Raises ConfigError for an unknown setting, or a value of the wrong kind."""
+    _refuse_unknown(spec, "env_cfg", EnvSettings)
+    settings = EnvSettings(**(spec or {}))
+    methods = torch.multiprocessing.get_all_start_methods()
+    if settings.mp_start_method is not None and settings.mp_start_method not in methods:
+        raise ConfigError(
+            f"env_cfg: mp_start_method={settings.mp_start_method!r} is unknown; "
+            f"{nearest(str(settings.mp_start_method), methods)}"
+        )
+    for name in ("num_threads", "timeout"):
+        value = getattr(settings, name)
+        if value is not None and (
+            isinstance(value, bool) or not isinstance(value, int | float) or value <= 0
+        ):
+            raise ConfigError(f"env_cfg: {name}={value!r} must be a number above 0")
+    return settings
+
+
+def parse_randomness(spec: Any) -> Randomness:
+    """Raises ConfigError for an unknown setting, or a seed that is none."""
+    _refuse_unknown(spec, "randomness", Randomness)
+    settings = Randomness(**(spec or {}))
+    if settings.seed is not None and (isinstance(settings.seed, bool) or not isinstance(settings.seed, int)):
+        raise ConfigError(f"randomness: seed={settings.seed!r} must be a whole number")
+    return settings
+
+
+def _refuse_unknown(spec: Any, where: str, settings: type) -> None:
+    if spec is None:
+        return
+    known = [field.name for field in fields(settings)]
+    if not isinstance(spec, Mapping):
+        raise ConfigError(f"{where}={spec!r} must be a dict; its settings are {', '.join(known)}")
+    for key in spec:
+        if key not in known:
+            raise ConfigError(f"{where} has no setting {key!r}; {nearest(str(key), known)}")

@@ -1,0 +1,99 @@
+"""What a checkpoint of a run consists of, and how it is put back."""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from stratrun.errors import CheckpointError
+from stratrun.hooks import Hook
+from stratrun.seed import derive_seed, host_rng_state, seed_everything, set_host_rng_state
+
+if TYPE_CHECKING:
+    from stratrun.runner.runner import Runner
+
+
+def shared_state(runner: Runner) -> dict[str, Any]:
+    """State that is the same on every rank."""
+    return {
+        **runner.engine.shared_state(),
+        "counters": runner.state.state_dict(),
+        "schedules": [schedule.state_dict() for schedule in runner.schedules],
+        "hooks": {name: hook.state_dict() for name, hook in _named(runner.hooks).items()},
+        "data": {key: value for key, value in _feed_state(runner).items() if key != "loader"},
+        "seed": runner.seed,
+    }
+
+
+def own_state(runner: Runner) -> dict[str, Any]:
+    """State of this rank alone. The generators come last: reading other state might draw."""
+    return {
+        "engine": runner.engine.own_state(),
+        "loader": _feed_state(runner).get("loader"),
+        "records": runner.records.state_dict(),
+        "rng": host_rng_state(),
+    }
+
+
+def describe(runner: Runner) -> dict[str, Any]:
+    """Plain facts, for whoever looks into a checkpoint."""
+    return {
+        "epoch": runner.epoch,
+        "iter": runner.iter,
+        "updates": runner.step,
+        "metrics": dict(runner.metrics),
+        "torch": torch.__version__.split("+")[0],
+        "python": platform.python_version(),
+        "reasons": list(runner.reasons),
+    }
+
+
+def restore_shared(runner: Runner, state: dict[str, Any]) -> None:
+    """Put back what `shared_state` returned.
+
+    Raises:
+        CheckpointError: the run is built of other parts than the one that was saved.
+    """
+    runner.engine.load_shared_state(state)
+    runner.state.load_state_dict(state["counters"])
+    if len(state["schedules"]) != len(runner.schedules):
+        raise CheckpointError(
+            f"the checkpoint has {len(state['schedules'])} learning rate schedules, this run "
+            f"{len(runner.schedules)}; use the same param_scheduler, or only the weights, with load_from="
+        )
+    for schedule, saved in zip(runner.schedules, state["schedules"], strict=True):
+        schedule.load_state_dict(saved)
+    for name, hook in _named(runner.hooks).items():
+        if name in state["hooks"]:
+            hook.load_state_dict(state["hooks"][name])
+
+
+def restore_own(runner: Runner, state: dict[str, Any] | None, data: dict[str, Any]) -> None:
+    """Put back what `own_state` returned; None for a rank that the saved run did not have."""
+    loader = None if state is None else state["loader"]
+    if runner.train_dataloader is not None:
+        own = {} if loader is None else {"loader": loader}
+        runner.train_dataloader.load_state_dict({**data, **own})
+    if state is None:
+        seed_everything(derive_seed(runner.seed, "rank", runner.rank, "iter", runner.iter))
+        return
+    runner.engine.load_own_state(state["engine"])
+    runner.records.load_state_dict(state["records"])
+    set_host_rng_state(state["rng"])
+
+
+def _feed_state(runner: Runner) -> dict[str, Any]:
+    feed = runner.train_dataloader
+    return {} if feed is None else feed.state_dict()
+
+
+def _named(hooks: Any) -> dict[str, Hook]:
+    """Each hook by the name of its class, the second of a class with a number behind it."""
+    named: dict[str, Hook] = {}
+    for hook in hooks:
+        name = type(hook).__name__
+        count = sum(key.partition("#")[0] == name for key in named)
+        named[f"{name}#{count + 1}" if count else name] = hook
+    return named

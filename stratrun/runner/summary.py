@@ -1,0 +1,48 @@
+"""What a run says of itself when it starts and when it ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from stratrun.runner.runner import Runner
+
+
+def at_start(runner: Runner, job: str, origin: str) -> str:
+    """The layers and why, the model, the data, and where things go."""
+    lines = [f"stratrun: {job}", *(f"  {reason}" for reason in runner.reasons)]
+    lines.append(f"  model={type(runner.model).__name__}: {_parameters(runner.model)}")
+    lines += [f"  {feed.describe()}" for feed in runner.feeds(job)]
+    lines.append(f"  seed={runner.seed}")
+    if job == "train":
+        lines.append(f"  work_dir={runner.work_dir}: {origin}")
+    elif origin:
+        lines.append(f"  {origin}")
+    return "\n".join(lines)
+
+
+def at_end(runner: Runner, job: str) -> str:
+    """Results, where the files are, and what to do next."""
+    lines = [f"stratrun: {job} done"]
+    if job == "train":
+        lines[0] += f" after {runner.epoch} epochs, {runner.iter} iterations, {runner.step} updates"
+        if runner.state.skipped:
+            lines.append(f"  {runner.state.skipped} updates were skipped, their gradients having overflowed")
+    if runner.metrics and job != "predict":
+        lines.append("  " + ", ".join(f"{name}={value:.4g}" for name, value in runner.metrics.items()))
+    if runner.log_folder:
+        lines.append(f"  logs: {runner.log_folder}")
+    if job == "train" and runner.last_checkpoint:
+        lines.append(f"  checkpoint: {runner.last_checkpoint}")
+        lines.append(f"  next: load_from={runner.last_checkpoint} to validate, test or predict with it")
+    return "\n".join(lines)
+
+
+def _parameters(model: nn.Module) -> str:
+    counts = [(p.numel(), p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
+    total, trained = sum(n for n, _, _ in counts), sum(n for n, _, grad in counts if grad)
+    size = sum(b for _, b, _ in counts) / 2**20
+    frozen = "" if trained == total else f", {trained:,} of them trained"
+    return f"{total:,} parameters{frozen}, {size:.3g} MiB"
