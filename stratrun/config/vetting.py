@@ -52,8 +52,8 @@ def _refuse_path(path: str, allow: tuple[str, ...], at: str) -> None:
     if any(path == prefix or path.startswith(f"{prefix.rstrip('.')}.") for prefix in allow if prefix):
         return
     name = path.rpartition(".")[2]
-    trusted = f"the prefixes {', '.join(allow)} are allowed" if allow else "no prefix is allowed"
+    trusted = f"only {', '.join(allow)} is allowed" if allow else "nothing is allowed"
     raise ConfigError(
-        f"type={path!r} would import code, which a data config may not ({trusted}); use a "
-        f"registered name (such as {name!r}), or allow={path.partition('.')[0]!r} if you trust it{at}"
+        f"type={path!r} would import code, which a data config may not ({trusted}); register the "
+        f"class and write {name!r}, or allow {path.partition('.')[0]!r} if you trust it{at}"
     )

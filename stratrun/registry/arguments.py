@@ -28,10 +28,9 @@ class Arguments:
                 raise ConfigError(f"{self._title} gets {key!r} from the run; leave it out{place}")
             if key not in self._named and not self._open:
                 own = [name for name in self._named if name not in given]
-                raise ConfigError(
-                    f"{self._title} takes no argument {key!r}; {nearest(str(key), own)}"
-                    f"{self._inherited(key)}{place}"
-                )
+                hint = nearest(str(key), own)
+                mend = "" if hint.startswith("did you mean") else self._leftover(key)
+                raise ConfigError(f"{self._title} takes no argument {key!r}; {hint}{mend}{place}")
 
     def refuse_lacking(self, supplied: Collection[str]) -> None:
         lacking = [key for key, p in self._named.items() if p.default is p.empty and key not in supplied]
@@ -41,12 +40,13 @@ class Arguments:
                 f"add {'it' if len(lacking) == 1 else 'them'} beside 'type'{at(self._places, 'type')}"
             )
 
-    def _inherited(self, key: str) -> str:
-        """The mend for an argument left over from a base config that had another `type`."""
-        here, there = self._places.get("type"), self._places.get(key)
-        if here is None or there is None or here.partition(":")[0] == there.partition(":")[0]:
+    def _leftover(self, key: str) -> str:
+        """The mend for an argument that was meant for another `type`, which a base config names."""
+        here, there = self._places.get("type", ""), self._places.get(key, "")
+        elsewhere = here.partition(":")[0] != there.partition(":")[0]
+        if not here or not elsewhere or there.startswith("override"):
             return ""
-        return f" 'type' was set elsewhere ({here}): put '_delete_: true' beside it to drop what it inherits"
+        return f"; if it is left over from another 'type', put '_delete_: true' beside 'type' ({here})"
 
 
 def parameters_of(entry: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:

@@ -27,8 +27,9 @@ def read(text: str, name: str) -> Any:
     try:
         tree = ast.parse(text, filename=name)
     except (SyntaxError, ValueError, RecursionError) as error:
-        line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise ConfigError(f"{name}{line}: not Python: {getattr(error, 'msg', error)}") from error
+        line = getattr(error, "lineno", None)
+        place = f"{name}:{line}" if line else name
+        raise ConfigError(f"{place}: not Python: {getattr(error, 'msg', error)}") from error
     lines = _lines(tree)
     values = _run(text, name)
     kept = {
