@@ -78,8 +78,8 @@ class Hook:
 
     A subclass defines methods named after points, those of `POINTS` or any that a custom loop
     calls. A method takes just the arguments that it names, in any order: `runner`
-    (a `RunContext`) and the details of the point. Every rank calls every hook, in ascending
-    `priority`, then in the order of registration.
+    (a `RunContext`) and the details of the point. Hooks are called in ascending `priority`, then in the
+    order of registration, by every process of the run.
 
     A hook with state worth keeping over a restart overrides `state_dict` and `load_state_dict`.
     """

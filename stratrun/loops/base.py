@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 class BaseLoop(ABC):
     """One pass of training, validation, testing or prediction over a dataloader.
 
-    A subclass writes `run`: the order of events, with any hook points it likes. Of ranks, devices and
-    number formats it need not know: batches arrive on the device, and `run_iter` does one step
-    of the job that the loop was built for.
+    A subclass writes `run`: the order of events, with any hook points it likes. Batches arrive
+    where the model is, and `run_iter` does one step of the job that the loop was built for; where and
+    on how many processes that happens is not a loop's business.
 
     Args:
         dataloader: A dict, a `DataLoader`, a data set, or an iterable of batches.

@@ -53,11 +53,12 @@ class DDPStrategy(Strategy):
 
     def wrap(self, module: nn.Module, device: torch.device, *, partial_backward: bool) -> nn.Module:
         find_unused = partial_backward if self._find_unused is None else self._find_unused
+        buffers: dict[str, Any] = {} if self._broadcast_buffers else {_SYNC_BUFFERS: False}
         return DistributedDataParallel(
             module,
             device_ids=[device.index] if device.type == "cuda" else None,
             find_unused_parameters=find_unused,
-            **({} if self._broadcast_buffers else {_SYNC_BUFFERS: False}),
+            **buffers,
             static_graph=self._static_graph,
             gradient_as_bucket_view=self._bucket_view,
             bucket_cap_mb=self._bucket_cap_mb,
