@@ -1,0 +1,7 @@
+"""Batches for loops: one global order, a position that can be saved, exact evaluation."""
+
+from stratrun.data.batch import batch_size_of
+from stratrun.data.feed import Feed
+from stratrun.data.loader import build_feed
+
+__all__ = ["Feed", "batch_size_of", "build_feed"]

@@ -1,0 +1,144 @@
+"""What loops iterate: batches of an epoch from a position that can be saved."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from stratrun.data.source import Cursor, Setting, Source
+from stratrun.errors import DataError
+from stratrun.state import BatchInfo
+
+
+class Feed:
+    """Batches on the device, with a note on each (`BatchInfo`) for engine and evaluator.
+
+    Training: the position counts finished batches. A batch is finished when `finish` says so, or when
+    the next is asked for. Iterating begins at the position; iterating again after the end of an
+    epoch begins the next. Evaluation: iterating begins at the first batch every time.
+    """
+
+    def __init__(
+        self, source: Source, setting: Setting, batch: BatchInfo, move: Callable[[Any], Any]
+    ) -> None:
+        self._source = source
+        self._setting = setting
+        self._batch = batch
+        self._move = move
+        self._cursor = Cursor()
+        # How far the batch in hand will move the cursor; None when there is none.
+        self._in_hand: int | None = None
+        self._ended = False
+        self._pass: object = None
+        self._resumed = ""
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self._setting.train:
+            self._to(self._cursor.epoch)
+        elif self._ended:
+            self._to(self._cursor.epoch + 1)
+        self._in_hand, self._pass = None, object()
+        mine = self._pass
+        info, move, finish = self._batch, self._move, self.finish
+        found = self._cursor.batches
+        for batch, share in self._source.start(self._cursor):
+            info.size, info.scale, info.positions, info.total, advance = share
+            info.finish = finish
+            self._in_hand = advance
+            yield move(batch)
+            if self._pass is not mine:
+                raise DataError(
+                    f"{self._setting.name}: its position was changed within a loop over it, by a second "
+                    "loop, set_epoch, epoch_done or load_state_dict; a second loop needs one of its own "
+                    "(runner.build_dataloader)"
+                )
+            finish()
+            found += 1
+        self._ended = True
+        if self._setting.train and not found:
+            raise DataError(
+                f"{self._setting.name}: an epoch without a single batch; check that the data is there, "
+                "and that it can be read more than once"
+            )
+
+    def __len__(self) -> int:
+        """Batches of this rank in the current epoch: those done and those left."""
+        left = self._source.left(self._cursor)
+        if left is None:
+            raise TypeError(
+                f"{self._setting.name} has no length: how many batches there are shows only when they end; "
+                "ask `sized` first, and count in iterations (by_epoch=False, max_iters=...)"
+            )
+        return self._cursor.batches + left
+
+    @property
+    def sized(self) -> bool:
+        """Whether `len()` has an answer."""
+        return self._source.left(self._cursor) is not None
+
+    @property
+    def dataset(self) -> Any:
+        """What the samples come from, as the user gave it."""
+        return self._source.dataset
+
+    @property
+    def epoch(self) -> int:
+        return self._cursor.epoch
+
+    @property
+    def batches_done(self) -> int:
+        """Finished batches of the epoch, so also the number of the batch in hand or next."""
+        return self._cursor.batches
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin `epoch`; in the middle of that very epoch, stay where we are."""
+        if epoch != self._cursor.epoch or self._ended:
+            self._to(epoch)
+
+    def epoch_done(self) -> None:
+        """To the beginning of the next epoch, whatever is left of this one."""
+        self._to(self._cursor.epoch + 1)
+
+    def finish(self) -> None:
+        """Count the batch in hand as done."""
+        if self._in_hand is not None:
+            self._cursor.consumed += self._in_hand
+            self._cursor.batches += 1
+            self._in_hand = None
+
+    def close(self) -> None:
+        """End the workers. Iterating again starts them again."""
+        self._source.close()
+
+    def describe(self) -> str:
+        """One line on the data, for the summary at the start of a run."""
+        return f"{self._setting.name}: {self._source.describe()}{self._resumed}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position and what else decides which samples are still to come.
+
+        Equal on every rank, and good for any number of them, but for the key `loader`, which is
+        there only for a loader that keeps a position of its own on each rank.
+        """
+        cursor = self._cursor
+        return {
+            "epoch": cursor.epoch,
+            "consumed": cursor.consumed,
+            "batches": cursor.batches,
+            **self._source.state(cursor),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state_dict` was taken, on the same or another number of ranks.
+
+        Raises:
+            DataError: the samples still to come cannot be told.
+        """
+        cursor = Cursor(state["epoch"], state["consumed"], state["batches"])
+        self._source.go_on(state, cursor)
+        self._cursor, self._in_hand, self._ended, self._pass = cursor, None, False, None
+        if cursor.batches:
+            done = f"{cursor.consumed} samples" if cursor.consumed else f"{cursor.batches} batches"
+            self._resumed = f"; goes on in epoch {cursor.epoch} after {done}"
+
+    def _to(self, epoch: int) -> None:
+        self._cursor = Cursor(epoch)
+        self._in_hand, self._ended, self._pass = None, False, None

@@ -1,0 +1,129 @@
+"""Random numbers of data sets and samplers: tied to the sample, and kept out of the run's own."""
+
+import random
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, get_worker_info
+
+from stratrun.seed import host_rng_kept, host_rng_state, seed_host, set_host_rng_state
+
+_WORD = 2**64 - 1
+_PROBE = 20
+
+
+class BatchKey(NamedTuple):
+    """What a worker is asked for."""
+
+    epoch: int
+    base: int | None
+    """What seeds are made of. None leaves the generators alone: what the data set draws then
+    depends on the workers, and without workers comes out of the run's own stream."""
+    positions: Sequence[int]
+    indices: Sequence[Any]
+
+
+def sample_seed(base: int, position: int) -> int:
+    """The seed of one position. Mixes like splitmix64: a digest would take three times as long."""
+    word = (base + position * 0x9E3779B97F4A7C15) & _WORD
+    word = ((word ^ (word >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
+    word = ((word ^ (word >> 27)) * 0x94D049BB133111EB) & _WORD
+    return (word ^ (word >> 31)) >> 1
+
+
+class Samples(Dataset[Any]):
+    """A data set as workers see it: asked for by `BatchKey`, what it draws seeded by position."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+        self._epoch: int | None = None
+        self._whole = _fetches_whole_batches(dataset)
+
+    def __getitems__(self, key: BatchKey) -> Sequence[Any]:
+        epoch, base, positions, indices = key
+        if epoch != self._epoch:
+            self._epoch = epoch
+            # Here rather than in the main process, whose copy is not the one that workers read.
+            if hasattr(self.dataset, "set_epoch"):
+                self.dataset.set_epoch(epoch)
+        if base is None:
+            return self._all(indices)
+        if get_worker_info() is not None:
+            return self._seeded(base, positions, indices)
+        with host_rng_kept():
+            return self._seeded(base, positions, indices)
+
+    def _all(self, indices: Sequence[Any]) -> Sequence[Any]:
+        if self._whole:
+            samples: Sequence[Any] = self.dataset.__getitems__(list(indices))
+            return samples
+        return [self._one(index) for index in indices]
+
+    def _seeded(self, base: int, positions: Sequence[int], indices: Sequence[Any]) -> Sequence[Any]:
+        if self._whole:
+            seed_host(_PROBE)
+            samples = self._all(indices)
+            if _untouched(_PROBE):
+                return samples
+            # It draws for the batch as a whole, so its samples would depend on how they are batched.
+            self._whole = False
+        taken = []
+        for position, index in zip(positions, indices, strict=True):
+            seed_host(sample_seed(base, position))
+            taken.append(self._one(index))
+        return taken
+
+    def _one(self, index: Any) -> Any:
+        try:
+            return self.dataset[index]
+        except Exception as error:
+            error.add_note(f"while reading sample {index!r} of {type(self.dataset).__name__}")
+            raise
+
+
+class PrivateRng:
+    """Host generators of its own for code that draws in steps; the run's own stay as they are."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._inside: dict[str, Any] | None = None
+
+    def __enter__(self) -> None:
+        self._outside = host_rng_state()
+        if self._inside is None:
+            seed_host(self._seed)
+        else:
+            set_host_rng_state(self._inside)
+
+    def __exit__(self, *exception: object) -> None:
+        self._inside = host_rng_state()
+        set_host_rng_state(self._outside)
+
+
+def draws_nothing(dataset: Any) -> bool:
+    """Whether it is certain that reading a sample draws no random number."""
+    if type(dataset) is Subset:
+        return draws_nothing(dataset.dataset)
+    if type(dataset) is ConcatDataset:
+        return all(map(draws_nothing, dataset.datasets))
+    return type(dataset) is TensorDataset
+
+
+def _fetches_whole_batches(dataset: Any) -> bool:
+    # A Subset has the method even when what is under it has not.
+    inner = dataset.dataset if type(dataset) is Subset else dataset
+    return callable(getattr(inner, "__getitems__", None))
+
+
+def _untouched(seed: int) -> bool:
+    """Whether nobody drew since `seed_host(seed)`."""
+    seen = _draws()
+    seed_host(seed)
+    return seen == _draws()
+
+
+def _draws() -> tuple[Any, ...]:
+    numpy = sys.modules.get("numpy")
+    return random.random(), torch.rand(()).item(), numpy and numpy.random.random()

@@ -1,0 +1,95 @@
+"""Where batches come from: the seam between `Feed` and the kinds of loader."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stratrun.data.order import Share
+from stratrun.errors import DataError
+
+
+@dataclass(slots=True)
+class Cursor:
+    """A position in the data, the same on every rank. It counts finished work."""
+
+    epoch: int = 0
+    consumed: int = 0
+    """Samples of the epoch that all ranks together are done with."""
+    batches: int = 0
+    """Batches of the epoch that each rank is done with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a source must know of the run.
+
+    `name` is what the user calls the data, for messages.
+    """
+
+    name: str
+    train: bool
+    seed: int
+    rank: int
+    world_size: int
+    pin_memory: bool
+
+    @property
+    def purpose(self) -> str:
+        return "train" if self.train else "evaluation"
+
+
+class Source(ABC):
+    """Batches from any position of an epoch.
+
+    It decides in which order samples come, how they are read, and what a rank gets of them. It does
+    not keep the position, nor know of devices.
+    """
+
+    dataset: Any = None
+
+    @abstractmethod
+    def start(self, cursor: Cursor) -> Iterator[tuple[Any, Share]]:
+        """The rest of the cursor's epoch, beginning at its position. `cursor` is read at once."""
+
+    @abstractmethod
+    def left(self, cursor: Cursor) -> int | None:
+        """Batches of this rank from the position to the end of the epoch; None when unknown."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """One line on what is read, in which order, in what batches."""
+
+    def state(self, cursor: Cursor) -> dict[str, Any]:
+        """What, beside the cursor, decides which samples are still to come. Equal on every rank,
+        except under the key `loader`."""
+        return {}
+
+    def go_on(self, state: Mapping[str, Any], cursor: Cursor) -> None:
+        """Take back what `state` returned, on any number of ranks.
+
+        Raises:
+            DataError: from `cursor` on, the data would not be what it was when the state was saved.
+        """
+        return None
+
+    def close(self) -> None:
+        """End the workers. They are started again on demand."""
+        return None
+
+
+def enter_epoch(part: Any, epoch: int) -> None:
+    """Tell a sampler, loader or data set the epoch, if it wants to know."""
+    if hasattr(part, "set_epoch"):
+        part.set_epoch(epoch)
+
+
+def refuse_other_ranks(what: str, state: Mapping[str, Any], cursor: Cursor, setting: Setting) -> None:
+    """Raises DataError where a position within an epoch means something to as many ranks only."""
+    then = state.get("world_size", setting.world_size)
+    if cursor.batches and then != setting.world_size:
+        raise DataError(
+            f"{setting.name}: the checkpoint was taken within an epoch on {then} ranks, and the order comes "
+            f"from {what}, so that its place on {setting.world_size} cannot be told; resume on {then} ranks, "
+            "or leave the order to stratrun by giving a data set without sampler"
+        )
