@@ -172,7 +172,7 @@ class Registry:
         # while a bare string may be any value of a config.
         if not dotted or "." not in name:
             return self.get(name)
-        return self._find(name) or self._import(name)
+        return self._find(name) or _imported(self.kind, name)
 
     def _find(self, name: str) -> Callable[..., Any] | None:
         if name in self._entries:
@@ -197,18 +197,6 @@ class Registry:
         if self._builtins is not None:
             import_module(self._builtins)
 
-    def _import(self, path: str) -> Callable[..., Any]:
-        module, _, attribute = path.rpartition(".")
-        try:
-            found: Callable[..., Any] = getattr(import_module(module), attribute)
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
-            raise UnknownNameError(f"{self.kind} entry {path!r} cannot be imported: {error}") from error
-        if not callable(found):
-            raise ConfigError(
-                f"{self.kind} entry {path!r} is no class or function but {type(found).__name__}"
-            )
-        return found
-
     def _own_names(self) -> list[str]:
         self._load_builtins()
         return sorted({*self._entries, *plugin_names(self.kind)})
@@ -224,6 +212,17 @@ class Registry:
             mend = f": pip install 'stratrun[{self._extra}]'" if self._extra else ""
             return f"{own}the classes of {absent[0]}, which is not installed{mend}"
         return f"{own}the classes of {', '.join(self._fallbacks)}"
+
+
+def _imported(kind: str, path: str) -> Callable[..., Any]:
+    module, _, attribute = path.rpartition(".")
+    try:
+        found: Callable[..., Any] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UnknownNameError(f"{kind} entry {path!r} cannot be imported: {error}") from error
+    if not callable(found):
+        raise ConfigError(f"{kind} entry {path!r} is no class or function but {type(found).__name__}")
+    return found
 
 
 def _same_definition(one: Callable[..., Any], other: Callable[..., Any]) -> bool:

@@ -71,6 +71,8 @@ class _Cautious(Resolver):
 
 
 class _Dumper(SafeRepresenter, Emitter, Serializer, _Cautious):
+    """Data to text: mappings on lines of their own, flat lists on one, no aliases."""
+
     def __init__(self, stream: Any, width: int) -> None:
         Emitter.__init__(self, stream, width=width, allow_unicode=True)
         Serializer.__init__(self)
