@@ -93,14 +93,15 @@ def in_child(work):
 
 
 def survivors_are_whole(folder):
+    """Whether the newest one is found, and every one with a marker loads as it was saved."""
     steps = committed_steps(folder)
-    loaded = checkpointer(folder).load()
-    return (
-        loaded.meta["step"] == steps[-1]
-        and not loaded.passed_over
-        and same(loaded.shared, shared_state(steps[-1]))
-        and same(loaded.own, own_state(steps[-1]))
-    )
+    newest = checkpointer(folder).load()
+    return newest.meta["step"] == steps[-1] and all(is_whole(folder, step) for step in steps)
+
+
+def is_whole(folder, step):
+    loaded = checkpointer(folder).load(step)
+    return same(loaded.shared, shared_state(step)) and same(loaded.own, own_state(step))
 
 
 def test_killed_at_any_operation_the_newest_committed_one_is_whole(tmp_path):
@@ -184,8 +185,8 @@ class FaultyStore:
         return call
 
     def rm(self, path, recursive=False):
-        # A store removes one object after the other, in any order.
-        for name in sorted(self._fs.find(path)):
+        # A store removes one object after the other, in any order: here the marker last.
+        for name in sorted(self._fs.find(path), reverse=True):
             self._checked(self._fs.rm_file)(name)
 
 

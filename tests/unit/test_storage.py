@@ -1,8 +1,11 @@
 import builtins
 import os
 import uuid
+from typing import ClassVar
 
 import pytest
+from fsspec import register_implementation
+from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import known_implementations
 
 from stratrun.errors import ConfigError, MissingDependencyError
@@ -44,11 +47,35 @@ def test_parent_and_child_lead_to_each_other(folder):
     assert folder.child("a/b").name == "b"
 
 
-def test_a_change_by_another_process_is_seen(tmp_path):
-    ours = Folder(tmp_path)
-    assert ours.names() == []
-    (tmp_path / "new").write_text("x")
-    assert ours.names() == ["new"]
+class Caching(MemoryFileSystem):
+    """Keeps what it once listed, as the file systems of object stores do."""
+
+    protocol = "caching"
+    kept: ClassVar = {}
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.removeprefix("caching://"))
+
+    def ls(self, path, detail=True, **kwargs):
+        key = (path, detail)
+        if key not in self.kept:
+            self.kept[key] = super().ls(path, detail=detail, **kwargs)
+        return self.kept[key]
+
+    def invalidate_cache(self, path=None):
+        self.kept.clear()
+
+
+def test_a_change_by_another_process_is_seen():
+    register_implementation("caching", Caching, clobber=True)
+    name = uuid.uuid4().hex
+    ours, theirs = Folder(f"caching://{name}"), Folder(f"memory://{name}")
+    theirs.write_bytes("one", b"1")
+    assert ours.names() == ["one"]
+    theirs.write_bytes("two", b"2")
+    assert ours.names() == ["one", "two"]
+    assert ours.sizes() == {"one": 1, "two": 1}
 
 
 def test_reading_stops_at_the_limit(folder):
