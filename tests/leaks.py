@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # Set by pytest itself, or by libraries for themselves when they are first imported.
-_NOT_OURS = ("PYTEST_CURRENT_TEST", "KMP_", "TORCHINDUCTOR_", "TRITON_", "PYTORCH_NVML_")
+_NOT_OURS = ("PYTEST_CURRENT_TEST", "KMP_", "TORCHINDUCTOR_", "TRITON_", "PYTORCH_NVML_", "CRC32C_SW_MODE")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 

@@ -57,6 +57,7 @@ class RunFolder:
                     continue
                 return target, Path(target)
             if not fs.exists(target):
+                fs.makedirs(target, exist_ok=True)
                 break
         local = Path(tempfile.mkdtemp(prefix="stratrun-"))
         self._forget = weakref.finalize(self, shutil.rmtree, local, ignore_errors=True)

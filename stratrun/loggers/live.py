@@ -5,6 +5,7 @@ import os
 import sys
 import time
 import weakref
+from contextlib import suppress
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -68,7 +69,12 @@ class LiveLine:
             live.update(self._render(live.console.width))
             live.stop()
             self.release()
-            atexit.unregister(self.stop)
+            atexit.unregister(self._stop_at_exit)
+
+    def _stop_at_exit(self) -> None:
+        # The terminal may have been closed before.
+        with suppress(OSError, ValueError):
+            self.stop()
 
     def release(self) -> None:
         """Give back the standard streams."""
@@ -94,7 +100,7 @@ class LiveLine:
             )
             self._live.start()
             # The cursor is hidden; whatever ends the program must not leave it so.
-            atexit.register(self.stop)
+            atexit.register(self._stop_at_exit)
             if self._stream is None:
                 self._redirect(console)
         return self._live

@@ -18,6 +18,7 @@ class TensorBoardLogger(Logger):
         self.flush_seconds = flush_seconds
         self._folder: Path
         self._writer: Any = None
+        self._opened = 0
 
     def open(self, folder: Path) -> None:
         import tensorboardX  # noqa: F401  (a missing package is told now, not at the first record)
@@ -32,14 +33,14 @@ class TensorBoardLogger(Logger):
             Summary.Value(tag=f"{record.kind}/{name}", simple_value=value)
             for name, value in record.values.items()
         ]
-        self._opened().add_summary(Summary(value=values), record.iter, record.time)
+        self._open_writer().add_summary(Summary(value=values), record.iter, record.time)
 
     def log_config(self, text: str) -> None:
         from tensorboardX.summary import text as text_summary
 
         # Indented by four, Markdown shows it as it is.
         shown = "\n".join(f"    {line}" for line in text.splitlines())
-        self._opened().add_summary(text_summary("config", shown), 0)
+        self._open_writer().add_summary(text_summary("config", shown), 0)
 
     def flush(self) -> None:
         if self._writer is not None:
@@ -50,9 +51,14 @@ class TensorBoardLogger(Logger):
             self._writer.close()
             self._writer = None
 
-    def _opened(self) -> Any:
+    def _open_writer(self) -> Any:
         if self._writer is None:
             from tensorboardX import FileWriter
 
-            self._writer = FileWriter(str(self._folder), flush_secs=self.flush_seconds)
+            # Files are named by the second; one opened again must not write over the last.
+            suffix = f".{self._opened}"
+            self._writer = FileWriter(
+                str(self._folder), flush_secs=self.flush_seconds, filename_suffix=suffix
+            )
+            self._opened += 1
         return self._writer
