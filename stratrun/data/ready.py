@@ -8,10 +8,9 @@ from torch.utils.data import IterableDataset
 
 from stratrun.data.batch import batch_size_of
 from stratrun.data.order import Share
-from stratrun.data.seeding import PrivateRng
 from stratrun.data.source import Cursor, Setting, Source, enter_epoch, refuse_other_ranks
 from stratrun.errors import DataError
-from stratrun.seed import derive_seed
+from stratrun.seed import HostRng, derive_seed
 
 _END = object()
 
@@ -159,7 +158,7 @@ def _is_factory(batches: Any) -> bool:
 
 def _apart(open_batches: Callable[[], Iterator[Any]], seed: int) -> Iterator[Any]:
     """Iterate with random generators of its own."""
-    rng = PrivateRng(seed)
+    rng = HostRng(seed)
     with rng:
         batches = open_batches()
     while True:

@@ -11,9 +11,9 @@ from stratrun.data.batch import batch_size_of
 from stratrun.data.options import LoaderOptions
 from stratrun.data.order import Share
 from stratrun.data.reader import length_of, map_reader
-from stratrun.data.seeding import BatchKey, PrivateRng
+from stratrun.data.seeding import BatchKey
 from stratrun.data.source import Cursor, Setting, Source, enter_epoch, refuse_other_ranks
-from stratrun.seed import derive_seed
+from stratrun.seed import HostRng, derive_seed
 
 
 class SampledSource(Source):
@@ -105,7 +105,7 @@ class _SampledKeys(Iterable[BatchKey]):
         self.shares.clear()
         rank, ranks, purpose = self._setting.rank, self._setting.world_size, self._setting.purpose
         base = derive_seed(self._seed, "samples", purpose, self._epoch) if self._seeded else None
-        rng = PrivateRng(derive_seed(self._seed, "sampler", purpose, self._epoch))
+        rng = HostRng(derive_seed(self._seed, "sampler", purpose, self._epoch))
         with rng:
             batches = iter(self._sampler)
         count = 0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, get_worker_info
 
-from stratrun.seed import host_rng_kept, host_rng_state, seed_host, set_host_rng_state
+from stratrun.seed import HostRng, seed_host
 
 _WORD = 2**64 - 1
 _PROBE = 20
@@ -40,6 +40,7 @@ class Samples(Dataset[Any]):
         self.dataset = dataset
         self._epoch: int | None = None
         self._whole = _fetches_whole_batches(dataset)
+        self._rng = HostRng()
 
     def __getitems__(self, key: BatchKey) -> Sequence[Any]:
         epoch, base, positions, indices = key
@@ -52,7 +53,7 @@ class Samples(Dataset[Any]):
             return self._all(indices)
         if get_worker_info() is not None:
             return self._seeded(base, positions, indices)
-        with host_rng_kept():
+        with self._rng:
             return self._seeded(base, positions, indices)
 
     def _all(self, indices: Sequence[Any]) -> Sequence[Any]:
@@ -81,25 +82,6 @@ class Samples(Dataset[Any]):
         except Exception as error:
             error.add_note(f"while reading sample {index!r} of {type(self.dataset).__name__}")
             raise
-
-
-class PrivateRng:
-    """Host generators of its own for code that draws in steps; the run's own stay as they are."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._inside: dict[str, Any] | None = None
-
-    def __enter__(self) -> None:
-        self._outside = host_rng_state()
-        if self._inside is None:
-            seed_host(self._seed)
-        else:
-            set_host_rng_state(self._inside)
-
-    def __exit__(self, *exception: object) -> None:
-        self._inside = host_rng_state()
-        set_host_rng_state(self._outside)
 
 
 def draws_nothing(dataset: Any) -> bool:

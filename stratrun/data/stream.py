@@ -15,7 +15,7 @@ from stratrun.data.reader import Only, Reader, unchanged
 from stratrun.data.seeding import sample_seed
 from stratrun.data.source import Cursor, Setting, Source, enter_epoch, refuse_other_ranks
 from stratrun.errors import DataError
-from stratrun.seed import derive_seed, host_rng_kept, seed_host
+from stratrun.seed import HostRng, derive_seed, seed_host
 
 _END = object()
 Taken = tuple[Any, tuple[int, int, int, int]]
@@ -130,6 +130,7 @@ class StreamBatches(IterableDataset[Any]):
             self._collate = Only(options.collate_fn or default_convert)
         self._drop_last = options.drop_last and setting.train
         self._seeded = options.seed_samples
+        self._private = HostRng()
         self._pad = setting.train
         alone = options.sharded or setting.world_size == 1
         self._rank, self._ranks = (0, 1) if alone else (setting.rank, setting.world_size)
@@ -198,4 +199,4 @@ class StreamBatches(IterableDataset[Any]):
 
     def _rng(self) -> AbstractContextManager[None]:
         apart = self._seeded and get_worker_info() is None
-        return host_rng_kept() if apart else nullcontext()
+        return self._private if apart else nullcontext()

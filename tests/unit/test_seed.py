@@ -1,0 +1,60 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from stratrun.seed import HostRng, derive_seed, host_rng_state, seed_everything, seed_host, set_host_rng_state
+
+
+def draw():
+    return random.random(), float(torch.rand(())), float(np.random.rand())
+
+
+def test_derived_seeds_depend_on_every_part_and_on_their_borders():
+    assert derive_seed(1, "a") == derive_seed(1, "a")
+    assert len({derive_seed(1, "ab"), derive_seed(1, "a", "b"), derive_seed(2, "ab"), derive_seed(1)}) == 4
+
+
+def test_the_seed_of_a_plain_script_gives_its_numbers():
+    random.seed(3), torch.manual_seed(3), np.random.seed(3)
+    expected = draw()
+    seed_everything(3)
+    assert draw() == expected
+
+
+def test_restored_state_goes_on_with_the_same_numbers():
+    seed_everything(0)
+    draw()
+    state = host_rng_state()
+    expected = [draw() for _ in range(3)]
+    set_host_rng_state(state)
+    assert [draw() for _ in range(3)] == expected
+
+
+@pytest.mark.parametrize("seed", [None, 5])
+def test_draws_in_a_private_stream_leave_the_runs_own_generators_as_they_were(seed):
+    seed_everything(1)
+    expected = [draw() for _ in range(2)]
+    seed_everything(1)
+    private = HostRng(seed)
+    with private:
+        seed_host(99)
+        draw()
+    first = draw()
+    with private:
+        draw()
+    assert [first, draw()] == expected
+
+
+def test_a_private_stream_goes_on_where_it_stopped():
+    whole = HostRng(7)
+    with whole:
+        expected = [draw() for _ in range(4)]
+    parts = HostRng(7)
+    with parts:
+        found = [draw()]
+    draw()
+    with parts:
+        found += [draw() for _ in range(3)]
+    assert found == expected
