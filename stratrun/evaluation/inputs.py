@@ -42,8 +42,13 @@ class Picked:
     named: tuple[tuple[str, Getter], ...]
 
     def take(self, outputs: Any, batch: Any) -> tuple[list[Any], dict[str, Any]]:
-        named = {name: get(outputs, batch) for name, get in self.named} if self.named else {}
-        return [get(outputs, batch) for get in self.placed], named
+        named = {name: _detached(get(outputs, batch)) for name, get in self.named} if self.named else {}
+        return [_detached(get(outputs, batch)) for get in self.placed], named
+
+
+def _detached(value: Any) -> Any:
+    # A state that kept it would keep the graph of every batch.
+    return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
 
 
 def wanted_by(update: Callable[..., Any]) -> Wanted:
