@@ -39,7 +39,7 @@ class Metric(ABC):
         self.prefix = prefix
 
     @abstractmethod
-    def update(self, *arguments: Any) -> None:
+    def update(self, *arguments: Any, **named: Any) -> None:
         """Count one batch in. Called as ``update(preds, target)`` unless `arguments` says otherwise."""
 
     @abstractmethod
