@@ -1,0 +1,88 @@
+"""Loss scaling in 16-mixed: an update whose gradients overflow is dropped and counted, on every rank."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.utils.data import TensorDataset
+
+from tests.problems import perceptron, points, trained, weights
+from tests.ranks import Ranks
+
+BATCH, SAMPLES, EPOCHS = 4, 24, 2
+TOO_LARGE = 1e6  # beyond float16
+OPTIMIZER = {"type": "SGD", "lr": 0.1}
+
+
+def spoiled(at: int | None) -> TensorDataset:
+    """Points, one of which overflows in float16."""
+    inputs, targets = points(SAMPLES).tensors
+    if at is not None:
+        inputs[at] = TOO_LARGE
+    return TensorDataset(inputs, targets)
+
+
+def plain(at: int | None, accumulate: int, init_scale: float) -> tuple[dict[str, Tensor], int]:
+    """Weights, and how many updates were dropped."""
+    model, (inputs, targets) = perceptron(), spoiled(at).tensors
+    optimizer = torch.optim.SGD(model.parameters(), lr=OPTIMIZER["lr"])  # type: ignore[arg-type]
+    scaler = torch.amp.GradScaler("cpu", init_scale=init_scale)
+    skipped = 0
+    for _ in range(EPOCHS):
+        for start in range(0, SAMPLES, BATCH * accumulate):
+            for first in range(start, start + BATCH * accumulate, BATCH):
+                part = slice(first, first + BATCH)
+                with torch.autocast("cpu", torch.float16):
+                    loss = cross_entropy(model(inputs[part]), targets[part])
+                scaler.scale(loss / accumulate).backward()
+            before = scaler.get_scale()
+            scaler.step(optimizer)
+            scaler.update()
+            skipped += scaler.get_scale() < before
+            optimizer.zero_grad()
+    return weights(model), skipped
+
+
+def with_runner(
+    at: int | None, accumulate: int, init_scale: float, work_dir: str
+) -> tuple[dict[str, Tensor], tuple[int, int, int]]:
+    runner = trained(
+        perceptron(),
+        loss="cross_entropy",
+        train_dataloader={"dataset": spoiled(at), "global_batch_size": BATCH, "shuffle": False},
+        train_cfg={"max_epochs": EPOCHS, "accumulate": accumulate},
+        optimizer=OPTIMIZER,
+        precision={"type": "16-mixed", "init_scale": init_scale},
+        work_dir=work_dir,
+    )
+    state = runner.state
+    return weights(runner.model), (state.iter, state.step, state.skipped)
+
+
+def test_a_scale_that_is_far_too_large_costs_updates_and_ends_at_the_weights_of_a_plain_loop(
+    tmp_path: Any,
+) -> None:
+    truth, skipped = plain(None, 1, 2.0**22)
+    found, counts = with_runner(None, 1, 2.0**22, str(tmp_path))
+    torch.testing.assert_close(found, truth, rtol=0, atol=0)
+    assert 1 <= skipped < 12
+    assert counts == (12, 12 - skipped, skipped)
+
+
+def test_a_sample_that_overflows_drops_the_update_of_its_window_alone(tmp_path: Any) -> None:
+    truth, skipped = plain(9, 3, 256.0)
+    found, counts = with_runner(9, 3, 256.0, str(tmp_path))
+    torch.testing.assert_close(found, truth, rtol=0, atol=0)
+    assert skipped == EPOCHS
+    assert counts == (12, 4 - EPOCHS, EPOCHS)
+    assert all(bool(value.isfinite().all()) for value in found.values())
+
+
+def test_an_overflow_on_one_rank_drops_the_update_on_both(two_ranks: Ranks, tmp_path: Any) -> None:
+    # Sample 9 is the second of its batch, so it lies on the second rank alone.
+    first, second = two_ranks(with_runner, 9, 3, 256.0, str(tmp_path))
+    assert first[1] == second[1] == (12, 4 - EPOCHS, EPOCHS)
+    torch.testing.assert_close(first[0], second[0], rtol=0, atol=0)
+    torch.testing.assert_close(first[0], plain(9, 3, 256.0)[0], rtol=1e-2, atol=1e-3)
+    assert not torch.equal(first[0]["0.weight"], weights(perceptron())["0.weight"])
