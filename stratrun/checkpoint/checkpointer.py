@@ -8,14 +8,15 @@ from typing import Any, Literal
 
 from stratrun.checkpoint import layout
 from stratrun.checkpoint.agreement import decided_by_main, together
-from stratrun.checkpoint.discovery import committed_steps, look_into, neighbours
+from stratrun.checkpoint.discovery import committed_steps, look_into
 from stratrun.checkpoint.layout import Manifest
+from stratrun.checkpoint.loading import load_exactly, load_newest
 from stratrun.checkpoint.reader import Loaded, StoredCheckpoint, damage
 from stratrun.checkpoint.retention import superfluous
 from stratrun.checkpoint.tree import flatten
 from stratrun.checkpoint.writer import Attempt, Part, discard, leftovers, new_token
 from stratrun.distributed.collectives import Collectives
-from stratrun.errors import CheckpointCorruptedError, CheckpointError, ConfigError, StratrunError
+from stratrun.errors import CheckpointError, ConfigError, StratrunError
 from stratrun.storage import Folder
 
 _LOG = logging.getLogger("stratrun.checkpoint")
@@ -91,7 +92,9 @@ class Checkpointer:
         start = self._start(which)
         path, steps = decided_by_main(self._ranks, f"looking into {start}", lambda: look_into(start))
         folder = start.child(path) if path else start
-        return self._load_exactly(folder) if steps is None else self._load_newest(folder, steps)
+        if steps is None:
+            return self._adopt(load_exactly(self._ranks, folder), folder.parent)
+        return self._adopt(load_newest(self._ranks, folder, steps), folder)
 
     def claim(self, after: int = -1) -> None:
         """Refuse to train where later checkpoints would be in the way, before any work is lost.
@@ -181,44 +184,6 @@ class Checkpointer:
         if isinstance(which, int):
             return self.folder.child(layout.name_of(which))
         return self.folder if which == "latest" else Folder(which)
-
-    def _load_exactly(self, folder: Folder) -> Loaded:
-        loaded = self._read(folder)
-        if isinstance(loaded, Loaded):
-            return self._adopt(loaded, folder.parent)
-        beside = decided_by_main(self._ranks, f"looking beside {folder}", lambda: neighbours(folder))
-        raise CheckpointCorruptedError(f"checkpoint {folder} is damaged: {loaded}; {beside}")
-
-    def _load_newest(self, folder: Folder, steps: list[int]) -> Loaded:
-        passed_over: dict[int, str] = {}
-        for step in reversed(steps):
-            loaded = self._read(folder.child(layout.name_of(step)))
-            if isinstance(loaded, Loaded):
-                loaded.passed_over.update(passed_over)
-                return self._adopt(loaded, folder)
-            passed_over[step] = loaded
-            if self._ranks.is_main:
-                _LOG.warning("checkpoint of step %d in %s is passed over: %s", step, folder, loaded)
-        reasons = "; ".join(f"step {step}: {reason}" for step, reason in passed_over.items())
-        raise CheckpointCorruptedError(f"every checkpoint in {folder} is damaged: {reasons}")
-
-    def _read(self, folder: Folder) -> Loaded | str:
-        """Read on all ranks, or the reason why some rank finds it damaged."""
-
-        def attempt() -> Loaded | str:
-            try:
-                return StoredCheckpoint(folder).read(self._ranks.rank)
-            except Exception as error:
-                reason = damage(error)
-                if reason is None:
-                    raise
-                return reason
-
-        loaded = together(self._ranks, f"reading {folder}", attempt)
-        for reason in self._ranks.gather(loaded if isinstance(loaded, str) else None):
-            if reason is not None:
-                return reason
-        return loaded
 
     def _adopt(self, loaded: Loaded, folder: Folder) -> Loaded:
         if folder == self.folder:

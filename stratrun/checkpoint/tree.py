@@ -66,6 +66,8 @@ def tensor_names(skeleton: Any) -> set[str]:
 
 
 class _Flattening:
+    """One pass over a tree, with the names that its tensors have been given so far."""
+
     def __init__(self, prefix: str) -> None:
         self.tensors: dict[str, Tensor] = {}
         self._prefix = prefix

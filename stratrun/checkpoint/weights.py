@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from stratrun.checkpoint import layout
@@ -66,16 +64,24 @@ def _read_file(folder: Folder, name: str) -> dict[str, Any]:
     where = f"{folder}/{name}"
     suffix = os.path.splitext(name)[1].lower()
     if suffix == ".safetensors":
-        try:
-            return dict(load_safetensors(folder.read_bytes(name)))
-        except SafetensorError as error:
-            raise CheckpointCorruptedError(f"{where} is no intact safetensors file: {error}") from error
+        return _load_safetensors(folder.read_bytes(name), where)
     if suffix not in _PICKLED:
         known = ", ".join((".safetensors", *_PICKLED))
         raise CheckpointError(f"{where} is no file of weights by its name; those end in {known}")
     with folder.open(name) as stream:
         payload = _load_pickled(stream if folder.is_local else io.BytesIO(stream.read()), where)
     return _weights_in(payload, where)
+
+
+def _load_safetensors(data: bytes, where: str) -> dict[str, Any]:
+    # Here, as importing the runner must not import what only some runs need.
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return dict(load(data))
+    except SafetensorError as error:
+        raise CheckpointCorruptedError(f"{where} is no intact safetensors file: {error}") from error
 
 
 def _load_pickled(stream: BinaryIO, where: str) -> Any:

@@ -105,7 +105,7 @@ class CheckpointHook(Hook):
         runner.save_checkpoint(keep_last=self.keep_last, protect=protect)
 
     def _note(self, name: str, results: Mapping[str, float], iteration: int) -> bool:
-        """Rank a new value. Returns whether it is among the best."""
+        """Sort a new value in. Returns whether it is among the best."""
         if name not in results:
             raise ConfigError(f"save_best={name!r} is no result of the evaluation; {nearest(name, results)}")
         value = results[name]

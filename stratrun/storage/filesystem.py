@@ -8,10 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from fsspec import available_protocols
-from fsspec.core import url_to_fs
-from fsspec.implementations.local import LocalFileSystem
-
 from stratrun.errors import ConfigError, MissingDependencyError, nearest
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
@@ -46,7 +42,8 @@ class Folder:
 
     @property
     def is_local(self) -> bool:
-        return isinstance(self._fs, LocalFileSystem)
+        protocol = self._fs.protocol
+        return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
     @property
     def name(self) -> str:
@@ -181,15 +178,18 @@ def redacted(url: str) -> str:
 
 
 def _file_system(url: str, options: dict[str, Any]) -> tuple[Any, str]:
+    # Here, as importing the runner must not import what only a run needs.
+    from fsspec import available_protocols
+    from fsspec.core import url_to_fs
+
+    scheme = url.partition("://")[0]
     try:
         fs, root = url_to_fs(url, **options)
     except ImportError as error:
-        scheme = url.partition("://")[0]
         raise MissingDependencyError(
             f"{redacted(url)}: {scheme}:// needs a package that is not installed ({error})"
         ) from error
     except ValueError as error:
-        scheme = url.partition("://")[0]
         if scheme in available_protocols():
             raise ConfigError(f"{redacted(url)} cannot be opened: {error}") from error
         raise ConfigError(

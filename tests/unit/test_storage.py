@@ -117,6 +117,14 @@ def test_a_name_is_taken_only_once_by_renaming(tmp_path):
     assert folder.names() == ["b", "c"]
 
 
+def test_only_the_disk_itself_counts_as_local(tmp_path):
+    assert Folder(tmp_path).is_local
+    assert Folder(f"file://{tmp_path}").local_path() == tmp_path
+    cached = Folder("filecache::memory://x", filecache={"cache_storage": str(tmp_path)})
+    assert not cached.is_local
+    assert cached.local_path() is None
+
+
 def test_stores_that_cannot_rename_say_so():
     with pytest.raises(ConfigError, match="cannot rename"):
         Folder("memory://r").rename("a", "b")
