@@ -12,10 +12,10 @@ from stratrun.hooks import Hook
 from stratrun.seed import derive_seed, host_rng_state, seed_everything, set_host_rng_state
 
 if TYPE_CHECKING:
-    from stratrun.runner.runner import Runner
+    from stratrun.runner.inside import Inside
 
 
-def shared_state(runner: Runner) -> dict[str, Any]:
+def shared_state(runner: Inside) -> dict[str, Any]:
     """State that is the same on every rank."""
     return {
         **runner.engine.shared_state(),
@@ -27,7 +27,7 @@ def shared_state(runner: Runner) -> dict[str, Any]:
     }
 
 
-def own_state(runner: Runner) -> dict[str, Any]:
+def own_state(runner: Inside) -> dict[str, Any]:
     """State of this rank alone. The generators come last: reading other state might draw."""
     return {
         "engine": runner.engine.own_state(),
@@ -37,7 +37,7 @@ def own_state(runner: Runner) -> dict[str, Any]:
     }
 
 
-def describe(runner: Runner) -> dict[str, Any]:
+def describe(runner: Inside) -> dict[str, Any]:
     """Plain facts, for whoever looks into a checkpoint."""
     return {
         "epoch": runner.epoch,
@@ -50,7 +50,7 @@ def describe(runner: Runner) -> dict[str, Any]:
     }
 
 
-def restore_shared(runner: Runner, state: dict[str, Any]) -> None:
+def restore_shared(runner: Inside, state: dict[str, Any]) -> None:
     """Put back what `shared_state` returned.
 
     Raises:
@@ -70,7 +70,7 @@ def restore_shared(runner: Runner, state: dict[str, Any]) -> None:
             hook.load_state_dict(state["hooks"][name])
 
 
-def restore_own(runner: Runner, state: dict[str, Any] | None, data: dict[str, Any]) -> None:
+def restore_own(runner: Inside, state: dict[str, Any] | None, data: dict[str, Any]) -> None:
     """Put back what `own_state` returned; None for a rank that the saved run did not have."""
     loader = None if state is None else state["loader"]
     if runner.train_dataloader is not None:
@@ -84,7 +84,7 @@ def restore_own(runner: Runner, state: dict[str, Any] | None, data: dict[str, An
     set_host_rng_state(state["rng"])
 
 
-def _feed_state(runner: Runner) -> dict[str, Any]:
+def _feed_state(runner: Inside) -> dict[str, Any]:
     feed = runner.train_dataloader
     return {} if feed is None else feed.state_dict()
 

@@ -14,6 +14,7 @@ from uuid import uuid4
 import torch
 
 from stratrun.checkpoint import Checkpointer, read_weights
+from stratrun.config import Config
 from stratrun.connector import choose, connect
 from stratrun.distributed import Collectives, ProcessEnv, leave
 from stratrun.engine import Clipping, Engine
@@ -30,7 +31,7 @@ from stratrun.state import TrainState
 from stratrun.storage import Folder
 
 if TYPE_CHECKING:
-    from stratrun.runner.runner import Runner
+    from stratrun.runner.inside import Inside
 
 
 @dataclass(slots=True)
@@ -104,6 +105,8 @@ def _open_loggers(form: Form, work_dir: str, ranks: Collectives) -> LoggerGroup:
     loggers = LoggerGroup()
     try:
         loggers = LoggerGroup.build(form.loggers, work_dir=work_dir, is_main=ranks.is_main)
+        if form.cfg is not None:
+            loggers.log_config(Config(form.cfg).to_yaml())
     except Exception as caught:
         error = caught
     # Only the main rank writes: the others must hear of it when it cannot.
@@ -121,18 +124,26 @@ def prepare_training(form: Form, engine: Engine) -> list[Schedule]:
     return schedules.build(form.param_scheduler, engine.optimizers)
 
 
-def load(runner: Runner, form: Form) -> str:
-    """Put the run where it is to go on from. Returns what was done, for the user."""
-    if runner.training and form.resume is not False:
+def load(runner: Inside, form: Form) -> str:
+    """Put the run where it is to go on from. Returns what was done, for the user.
+
+    Done once: a later job of the same runner goes on with what the earlier one left.
+    """
+    if runner.training and runner.iter == 0 and form.resume is not False:
         found = _resume(runner, form)
         if found is not None:
+            runner.has_weights = True
             return found
     if runner.training:
         runner.checkpointer.claim(after=runner.iter if runner.iter else -1)
-    if form.load_from is not None:
+    if form.load_from is not None and not runner.has_weights:
         load_weights(runner.engine, form.load_from)
+        runner.has_weights = True
         return f"weights from {form.load_from}"
-    return "a new start"
+    if runner.training:
+        runner.has_weights = True
+        return "a new start"
+    return f"weights as {'they are now' if runner.has_weights else 'the model was built with'}"
 
 
 def load_weights(engine: Engine, path: str | os.PathLike[str]) -> None:
@@ -148,7 +159,7 @@ def load_weights(engine: Engine, path: str | os.PathLike[str]) -> None:
         raise CheckpointError(f"load_from={str(path)!r} does not fit the model: {error}") from error
 
 
-def _resume(runner: Runner, form: Form) -> str | None:
+def _resume(runner: Inside, form: Form) -> str | None:
     which = "latest" if form.resume in (True, "auto") else os.fspath(form.resume)
     try:
         loaded = runner.checkpointer.load(which)

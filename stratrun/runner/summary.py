@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 if TYPE_CHECKING:
+    from stratrun.runner.form import Form
     from stratrun.runner.runner import Runner
 
 
@@ -18,12 +19,12 @@ def at_start(runner: Runner, job: str, origin: str) -> str:
     lines.append(f"  seed={runner.seed}")
     if job == "train":
         lines.append(f"  work_dir={runner.work_dir}: {origin}")
-    elif origin:
+    else:
         lines.append(f"  {origin}")
     return "\n".join(lines)
 
 
-def at_end(runner: Runner, job: str) -> str:
+def at_end(runner: Runner, job: str, form: Form) -> str:
     """Results, where the files are, and what to do next."""
     lines = [f"stratrun: {job} done"]
     if job == "train":
@@ -36,8 +37,16 @@ def at_end(runner: Runner, job: str) -> str:
         lines.append(f"  logs: {runner.log_folder}")
     if job == "train" and runner.last_checkpoint:
         lines.append(f"  checkpoint: {runner.last_checkpoint}")
-        lines.append(f"  next: load_from={runner.last_checkpoint} to validate, test or predict with it")
+        lines.append(f"  next: {_next(runner, form, runner.last_checkpoint)}")
     return "\n".join(lines)
+
+
+def _next(runner: Runner, form: Form, checkpoint: str) -> str:
+    """The command that measures what was trained; without a command line, what to change in the program."""
+    job = next((job for job in ("test", "val", "predict") if form.of(job, "dataloader") is not None), None)
+    if runner.invocation is None or job is None:
+        return f"load_from={checkpoint!r} to validate, test or predict with it"
+    return runner.invocation.command(job, load_from=checkpoint)
 
 
 def _parameters(model: nn.Module) -> str:

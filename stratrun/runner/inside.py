@@ -1,0 +1,193 @@
+"""A runner seen from inside: what its loops, hooks and checkpoints ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor, nn
+
+from stratrun.checkpoint import Checkpointer
+from stratrun.data import Feed, build_feed
+from stratrun.engine import Engine
+from stratrun.evaluation import Evaluator, build_evaluator
+from stratrun.hooks.dispatch import HookList
+from stratrun.loggers import LoggerGroup, RecordBuffer
+from stratrun.loops import BaseLoop
+from stratrun.optim import Schedule
+from stratrun.runner import parts, persistence, start
+from stratrun.runner.environment import parse_env
+from stratrun.runner.form import Form, Job, require
+from stratrun.state import TrainState
+
+
+class Inside:
+    """The `RunContext` of a run, over parts that come about when first asked for."""
+
+    def __init__(self, form: Form) -> None:
+        self.state = TrainState()
+        self.metrics: dict[str, float] = {}
+        self.last_checkpoint: str | None = None
+        self.has_weights = False
+        """Whether the model holds weights that were trained or loaded in this run."""
+        self._form = form
+        self._parts: start.Started | None = None
+        self._loops: dict[str, BaseLoop] = {}
+        self._schedules: list[Schedule] = []
+        self._job: Job | None = None
+
+    def setup_env(self) -> None:
+        """Settings of this process, before anything is connected or built. A subclass may replace it."""
+        parse_env(self._form.env_cfg).apply()
+
+    @property
+    def seed(self) -> int:
+        return self._started.seed
+
+    def reseed(self, seed: int) -> None:
+        """Take the seed of the run that is gone on with."""
+        self._started.seed = seed
+
+    @property
+    def rank(self) -> int:
+        return self._started.ranks.rank
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the layers of this run are what they are."""
+        return self._started.reasons
+
+    @property
+    def log_folder(self) -> str | None:
+        folder = self.loggers.folder
+        return None if folder is None else str(folder.path)
+
+    def feeds(self, job: str) -> list[Feed]:
+        """The loaders that a job reads."""
+        jobs = ("train", "val") if job == "train" else (job,)
+        loops = [self._loops[one] for one in jobs if one in self._loops]
+        return [
+            feed for loop in loops for feed in getattr(loop, "dataloaders", {"": loop.dataloader}).values()
+        ]
+
+    @property
+    def engine(self) -> Engine:
+        return self._started.engine
+
+    @property
+    def model(self) -> nn.Module:
+        return self.engine.model
+
+    @cached_property
+    def hooks(self) -> HookList:
+        """The hooks of the run; ``print(runner.hooks.describe())`` shows the order of calls."""
+        return parts.build_hooks(self._form)
+
+    @property
+    def records(self) -> RecordBuffer:
+        return self._started.records
+
+    @property
+    def schedules(self) -> list[Schedule]:
+        return self._schedules
+
+    @property
+    def checkpointer(self) -> Checkpointer:
+        return self._started.checkpointer
+
+    @property
+    def loggers(self) -> LoggerGroup:
+        return self._started.loggers
+
+    @property
+    def work_dir(self) -> str:
+        return self._started.work_dir
+
+    @property
+    def epoch(self) -> int:
+        return self.state.epoch
+
+    @property
+    def iter(self) -> int:
+        return self.state.iter
+
+    @property
+    def step(self) -> int:
+        return self.state.step
+
+    @property
+    def samples(self) -> int:
+        return self.state.samples
+
+    @property
+    def training(self) -> bool:
+        return self._job == "train"
+
+    @property
+    def max_epochs(self) -> int | None:
+        return getattr(self._loops.get("train"), "max_epochs", None)
+
+    @property
+    def max_iters(self) -> int | None:
+        return getattr(self._loops.get("train"), "max_iters", None)
+
+    @property
+    def train_dataloader(self) -> Feed | None:
+        return getattr(self._loops.get("train"), "dataloader", None)
+
+    @property
+    def has_validation(self) -> bool:
+        return self._form.validates
+
+    def call_hooks(self, point: str, /, **details: Any) -> None:
+        self.hooks.call(self, point, details)
+
+    def validate(self) -> dict[str, float]:
+        """Run the validation loop now, and return its metrics."""
+        require(self._form, "val")
+        loop = self._loop("val")
+        self.engine.start_evaluation()
+        loop.run()
+        return self.metrics
+
+    def log(self, values: Mapping[str, Tensor | float], *, kind: str = "train") -> None:
+        self.loggers.log_values(values, self.state, kind=kind)
+
+    def build_dataloader(self, spec: Any, *, train: bool = False, name: str = "dataloader") -> Feed:
+        """A loader of this run: batches arrive on the device, this process's share of them.
+
+        Args:
+            train: For training: shuffled by default, and the same number of batches everywhere.
+            name: What it is called in messages.
+        """
+        return build_feed(spec, train=train, name=name, **self._started.feeding)
+
+    def build_evaluator(self, spec: Any) -> Evaluator | None:
+        """Metrics that are combined exactly over all processes; None for None."""
+        if spec is None:
+            return None
+        evaluator = build_evaluator(spec)
+        evaluator.bind(self._started.ranks, self.engine.batch, self._started.device)
+        return evaluator
+
+    def save_checkpoint(self, *, keep_last: int | None = None, protect: Collection[int] = ()) -> str:
+        """Save the whole run under its present iteration. Returns the checkpoint's URL."""
+        shared = persistence.shared_state(self)
+        self.call_hooks("before_save_checkpoint", checkpoint=shared)
+        own = persistence.own_state(self)
+        url = self.checkpointer.save(self.iter, shared, own, meta=persistence.describe(self))
+        self.checkpointer.apply_retention(keep_last, protect)
+        self.last_checkpoint = url
+        return url
+
+    @property
+    def _started(self) -> start.Started:
+        if self._parts is None:
+            self._parts = start.start(self._form, self.state, self.setup_env)
+        return self._parts
+
+    def _loop(self, job: Job) -> BaseLoop:
+        if job not in self._loops:
+            self._loops[job] = parts.build_loop(self, self._form, job)
+        return self._loops[job]
