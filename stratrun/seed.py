@@ -1,5 +1,6 @@
 """Random numbers: seeding, and the state of every generator that a run draws from."""
 
+import ctypes
 import hashlib
 import random
 import sys
@@ -50,9 +51,7 @@ class HostRng:
 
     def __enter__(self) -> None:
         self._outside = _python_and_torch()
-        # Reading the state of NumPy's generator takes fifty times as long as putting another in
-        # its place.
-        self._numpy_outside = _swap_numpy(self)
+        self._numpy_outside = self._swap_numpy(sys.modules.get("numpy.random"))
         if self._inside is not None:
             _set_python_and_torch(self._inside)
         elif self._seed is not None:
@@ -63,23 +62,58 @@ class HostRng:
             self._inside = _python_and_torch()
         _set_python_and_torch(self._outside)
         if self._numpy_outside is not None:
-            sys.modules["numpy"].random.set_bit_generator(self._numpy_outside)
+            _numpy_own.restore(sys.modules["numpy.random"], *self._numpy_outside)
 
-    def numpy_generator(self, random: Any) -> Any:
-        """The generator that stands in for NumPy's own; made when first needed."""
+    def _swap_numpy(self, numpy_random: Any) -> tuple[Any, float | None] | None:
+        """Put a generator in place of NumPy's own, which is returned; None where NumPy is not in use."""
+        if numpy_random is None:
+            return None
         if self._numpy is None:
-            self._numpy = random.MT19937(self._seed or 0)
-        return self._numpy
+            self._numpy = numpy_random.MT19937(self._seed or 0)
+        return _numpy_own.replace(numpy_random, self._numpy)
 
 
-def _swap_numpy(stream: HostRng) -> Any:
-    """Puts the stream's generator in place of NumPy's, which is returned; None where NumPy is not in use."""
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is None:
-        return None
-    own = numpy_random.get_bit_generator()
-    numpy_random.set_bit_generator(stream.numpy_generator(numpy_random))
-    return own
+class _NumpyOwn:
+    """Takes NumPy's global generator out and puts it back, which costs less than copying its state.
+
+    NumPy keeps every second number of `randn` in store, and drops it when generators are exchanged.
+    Looking for it takes forty times as long as the exchange. The store cannot fill without a draw,
+    so where the words of the generator are those with which it was last seen empty, it is.
+    """
+
+    _WORDS = 2500
+
+    def __init__(self) -> None:
+        self._empty: tuple[int, bytes] | None = None
+
+    def replace(self, numpy_random: Any, other: Any) -> tuple[Any, float | None]:
+        """Put `other` in place. Returns the generator that was there, and the number in store."""
+        own = numpy_random.get_bit_generator()
+        stored = None
+        words = self._words_of(own)
+        if words is None or words != self._empty:
+            state = numpy_random.get_state(legacy=False)
+            stored = state["gauss"] if state.get("has_gauss") else None
+        numpy_random.set_bit_generator(other)
+        return own, stored
+
+    def restore(self, numpy_random: Any, own: Any, stored: float | None) -> None:
+        numpy_random.set_bit_generator(own)
+        if stored is None:
+            self._empty = self._words_of(own)
+        else:
+            state = numpy_random.get_state(legacy=False)
+            numpy_random.set_state({**state, "has_gauss": 1, "gauss": stored})
+
+    def _words_of(self, own: Any) -> tuple[int, bytes] | None:
+        """All that a Mersenne twister is made of; None for other kinds, whose size is not known."""
+        if type(own).__name__ != "MT19937":
+            return None
+        address = own.ctypes.state_address
+        return address, ctypes.string_at(address, self._WORDS)
+
+
+_numpy_own = _NumpyOwn()
 
 
 def _python_and_torch() -> tuple[Any, Tensor]:

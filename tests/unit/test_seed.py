@@ -58,3 +58,32 @@ def test_a_private_stream_goes_on_where_it_stopped():
     with parts:
         found += [draw() for _ in range(3)]
     assert found == expected
+
+
+def test_a_private_stream_leaves_the_normal_number_that_numpy_has_in_store():
+    private = HostRng()
+    np.random.seed(2)
+    expected = [np.random.randn() for _ in range(6)]
+    np.random.seed(2)
+    found = []
+    for _ in range(6):
+        with private:
+            np.random.randn(3)
+        found.append(np.random.randn())
+    assert found == expected
+
+
+def test_other_kinds_of_numpy_generator_are_put_back_too():
+    own = np.random.get_bit_generator()
+    try:
+        np.random.set_bit_generator(np.random.PCG64(3))
+        expected = [np.random.randn() for _ in range(3)]
+        np.random.set_bit_generator(np.random.PCG64(3))
+        found = []
+        for _ in range(3):
+            with HostRng(1):
+                draw()
+            found.append(np.random.randn())
+        assert found == expected
+    finally:
+        np.random.set_bit_generator(own)
