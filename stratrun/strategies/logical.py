@@ -18,7 +18,7 @@ def state_dict(module: nn.Module, optimizers: Mapping[str, Optimizer]) -> dict[s
     """`model`: the module's own state dict. `optimizers`: see `optimizer_state`."""
     names = parameter_names(module)
     return {
-        "model": dict(module.state_dict()),
+        "model": module.state_dict(),
         "optimizers": {key: optimizer_state(optimizer, names) for key, optimizer in optimizers.items()},
     }
 
