@@ -1,0 +1,3 @@
+from stratrun.cli.main import main
+
+__all__ = ["main"]

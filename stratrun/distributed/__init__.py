@@ -1,5 +1,13 @@
 from stratrun.distributed.collectives import Collectives
-from stratrun.distributed.env import ProcessEnv, torchrun_command
+from stratrun.distributed.env import ProcessEnv, program_command, torchrun_command
 from stratrun.distributed.process_group import control_group, join, leave
 
-__all__ = ["Collectives", "ProcessEnv", "control_group", "join", "leave", "torchrun_command"]
+__all__ = [
+    "Collectives",
+    "ProcessEnv",
+    "control_group",
+    "join",
+    "leave",
+    "program_command",
+    "torchrun_command",
+]

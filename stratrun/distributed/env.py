@@ -1,9 +1,12 @@
 """What the launcher said about this process."""
 
 import os
+import shlex
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from stratrun.errors import ConfigError
 
@@ -47,14 +50,42 @@ class ProcessEnv:
 
 
 def torchrun_command(processes: int = 2) -> str:
-    """The command that starts this very program on several ranks of this machine."""
-    main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
+    """The command that starts this very program, with these arguments, on several ranks of this machine."""
+    return program_command(sys.argv[1:], processes)
+
+
+def program_command(arguments: Sequence[str], processes: int = 0) -> str:
+    """A command that starts this very program, as a shell in this folder understands it.
+
+    Args:
+        processes: How many torchrun is to start; 0 for the program alone.
+    """
     program = sys.argv[0] if sys.argv and sys.argv[0] else "train.py"
-    name = os.path.basename(program)
-    if spec is not None or name in ("stratrun", "stratrun.exe"):
-        module = spec.name.removesuffix(".__main__") if spec is not None else "stratrun"
-        target = ["-m", module]
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    is_ours = Path(program).name in ("stratrun", "stratrun.exe")
+    if spec is not None:
+        target = ["-m", spec.name.removesuffix(".__main__")]
+    elif is_ours and processes:
+        target = ["-m", "stratrun"]
     else:
-        target = [os.path.relpath(program) if os.path.isabs(program) else program]
-    return " ".join(["torchrun", f"--nproc_per_node={processes}", *target, *sys.argv[1:]])
+        target = [_typed(Path(program)) if is_ours else os.path.relpath(program)]
+    if processes:
+        start = [*_torchrun(), f"--nproc_per_node={processes}"]
+    else:
+        start = [] if is_ours and spec is None else [_typed(Path(sys.executable))]
+    return shlex.join([*start, *target, *arguments])
+
+
+def _torchrun() -> list[str]:
+    beside = Path(sys.executable).with_name("torchrun")
+    if beside.exists():
+        return [_typed(beside)]
+    return [_typed(Path(sys.executable)), "-m", "torch.distributed.run"]
+
+
+def _typed(program: Path) -> str:
+    """What to type for a program: its name where a shell finds it by that, else the shorter of its paths."""
+    path = Path(os.path.abspath(program))
+    if shutil.which(program.name) == str(path):
+        return program.name
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,161 @@
+"""What was typed. Nothing here imports torch, so that ``--help`` answers at once."""
+
+import re
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+import stratrun
+from stratrun.errors import ConfigError, nearest
+
+JOBS = ("train", "val", "test", "predict")
+_DESCRIPTION = """\
+Do one job of a run that a config file describes.
+
+  train     train, and validate as train_cfg says
+  val       metrics on the validation data
+  test      metrics on the test data
+  predict   what the model says of each sample, into predictions.jsonl in the work dir"""
+_EXAMPLES = """\
+examples:
+  stratrun train digits.yaml --import models.py
+  stratrun train digits.yaml --import models.py optimizer.lr=3e-4 train_cfg.max_epochs=20
+  stratrun train digits.yaml --import models.py --resume auto
+  stratrun test digits.yaml --import models.py load_from=work_dirs/digits/checkpoints/step-00000230
+  torchrun --nproc_per_node=2 -m stratrun train digits.yaml --import models.py
+
+A mistake of the user ends with exit code 2, Ctrl-C with 130, any other failure with 1.
+STRATRUN_FULL_TRACEBACK=1 shows where in stratrun an error was raised."""
+_SETTING = re.compile(r"[A-Za-z_][\w.-]*=")
+_CONFIG_ENDINGS = (".yaml", ".yml", ".toml", ".json", ".py")
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """A command line, understood."""
+
+    job: str
+    config: str
+    settings: tuple[str, ...] = ()
+    """``key=value``, in the order given."""
+    imports: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    work_dir: str | None = None
+    resume: bool | str = False
+
+
+def parse(argv: Sequence[str]) -> Arguments:
+    """Understand a command line. Ends the process itself for ``--help`` and ``--version``.
+
+    Raises:
+        ConfigError: something is missing, or is neither an option nor a setting.
+    """
+    parser = _parser()
+    given, unknown = parser.parse_known_intermixed_args(_with_resume(argv))
+    if given.job is None:
+        parser.print_help()
+        raise SystemExit(0 if not argv else 2)
+    if given.job not in JOBS:
+        raise ConfigError(f"no job is called {given.job!r}; {nearest(given.job, JOBS)}")
+    if unknown:
+        raise ConfigError(_why_unknown(unknown[0], parser))
+    if given.config is None or _SETTING.match(given.config):
+        raise ConfigError(f"which config? write: stratrun {given.job} CONFIG [key=value ...]")
+    for setting in given.settings:
+        if not _SETTING.match(setting):
+            raise ConfigError(
+                f"{setting!r} is no setting; settings are given as key=value, and a command has one config"
+            )
+    resume = given.resume if given.resume is not None else False
+    return Arguments(
+        job=given.job,
+        config=given.config,
+        settings=tuple(given.settings),
+        imports=tuple(given.imports),
+        allow=tuple(given.allow),
+        work_dir=given.work_dir,
+        resume=True if resume == "" else resume,
+    )
+
+
+class _Parser(ArgumentParser):
+    """Reports mistakes as errors of ours, in place of its own manner."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def _parser() -> ArgumentParser:
+    parser = _Parser(
+        prog="stratrun",
+        usage="stratrun train|val|test|predict CONFIG [key=value ...] [options]",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("job", metavar="JOB", nargs="?", help="train, val, test or predict")
+    parser.add_argument(
+        "config",
+        metavar="CONFIG",
+        nargs="?",
+        help="a .yaml, .toml or .json file, or a .py file that you trust",
+    )
+    parser.add_argument(
+        "settings",
+        metavar="key=value",
+        nargs="*",
+        help="set a value of the config, such as optimizer.lr=1e-3 or val_dataloader.batch_size=64",
+    )
+    parser.add_argument(
+        "--import",
+        dest="imports",
+        metavar="MODULE_OR_FILE",
+        action="append",
+        default=[],
+        help="import this first: it registers models, data sets, hooks, ...; may be given several times",
+    )
+    parser.add_argument(
+        "--allow",
+        metavar="PREFIX",
+        action="append",
+        default=[],
+        help="let the config name classes below this dotted prefix, such as --allow my_package",
+    )
+    parser.add_argument(
+        "--work-dir", metavar="PATH", help="where all files go: a path or a URL; default work_dirs/<config>"
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="auto|PATH",
+        help="go on from the newest checkpoint of the work dir, with 'auto' if there is one, or from PATH",
+    )
+    parser.add_argument("--version", action="version", version=f"stratrun {stratrun.__version__}")
+    return parser
+
+
+def _with_resume(argv: Sequence[str]) -> list[str]:
+    """Settle whether the word after ``--resume`` is its value, which argparse cannot tell."""
+    words: list[str] = []
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        if word == "--resume":
+            value = rest.pop(0) if rest and _may_follow_resume(rest[0]) else ""
+            word = f"--resume={value}"
+        words.append(word)
+    return words
+
+
+def _may_follow_resume(word: str) -> bool:
+    return not (word.startswith("-") or _SETTING.match(word) or word.endswith(_CONFIG_ENDINGS))
+
+
+def _why_unknown(word: str, parser: ArgumentParser) -> str:
+    name, _, value = word.partition("=")
+    setting = f"{name.lstrip('-').replace('-', '_')}={value or '...'}"
+    options = [option for option in parser._option_string_actions if option.startswith("--")]
+    guess = nearest(name, options)
+    hint = guess if guess.startswith("did you mean") else f"options are {', '.join(sorted(options))}"
+    return f"{name} is no option; a value of the config is set without dashes, {setting}; {hint}"
