@@ -66,7 +66,7 @@ class Config(PlacedDict):
                 f"a config is written as .yaml or .json, not as {suffix!r}; rename {str(path)!r}"
             )
         if suffix == ".json":
-            text = json.dumps(self._plain(secrets), indent=2, ensure_ascii=False) + "\n"
+            text = json.dumps(self._plain(secrets), indent=2) + "\n"
         else:
             text = self.to_yaml(secrets=secrets)
         Path(path).write_text(text, encoding="utf-8")

@@ -90,7 +90,9 @@ def _suffix(name: str) -> str:
 def _bases(own: PlacedDict) -> list[str]:
     value = own.get(BASE, [])
     bases = [value] if isinstance(value, str) else value
-    if not isinstance(bases, list | tuple) or not all(isinstance(base, str) for base in bases):
+    if not isinstance(bases, list | tuple) or not all(
+        isinstance(base, str) and base.isprintable() for base in bases
+    ):
         raise ConfigError(
             f"{BASE} takes a file name or a list of them, got a {type(value).__name__}{own.at(BASE)}"
         )
@@ -99,13 +101,13 @@ def _bases(own: PlacedDict) -> list[str]:
 
 def _text(name: str, at: str) -> str:
     path = Path(name)
-    if not path.is_file():
-        raise ConfigError(f"{_why_no_file(path)}{at}")
     try:
+        if not path.is_file():
+            raise ConfigError(f"{_why_no_file(path)}{at}")
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"config {name!r} cannot be read: {error.strerror}") from error
+        raise ConfigError(f"config {name!r} cannot be read: {error.strerror}{at}") from error
     if len(content) > MAX_BYTES:
         raise ConfigError(f"config {name!r} is larger than {MAX_BYTES // 1024} KiB; keep data out of it")
     try:

@@ -142,6 +142,8 @@ def test_an_endless_chain_of_bases_is_refused(write):
         ("x: 1\n_base_: basf.yaml", r"no config 'basf.yaml'; did you mean 'base.yaml'\? \(c.yaml:2\)"),
         ("_base_: nowhere/base.yaml", r"there is no folder 'nowhere' \(c.yaml:1\)"),
         ("_base_: 3", r"_base_ takes a file name or a list of them, got a int \(c.yaml:1\)"),
+        ('_base_: "a\\0.yaml"', r"_base_ takes a file name or a list of them, got a str"),
+        (f"_base_: {'a' * 300}.yaml", r"cannot be read: File name too long \(c.yaml:1\)"),
         ("_base_: [{a: 1}]", r"_base_ takes a file name or a list of them, got a list \(c.yaml:1\)"),
         (
             "_base_: https://me:pw@host/c.yaml",
