@@ -18,6 +18,7 @@ OWN_KEYS = ("global_batch_size", "seed_samples", "sharded")
 # Handed to workers, so without meaning, and refused by DataLoader, where there are none.
 WORKER_KEYS = ("prefetch_factor", "persistent_workers", "multiprocessing_context", "timeout", "in_order")
 _ORDER_KEYS = ("dataset", "batch_size", "shuffle", "sampler", "batch_sampler", "drop_last", "generator")
+_FLAGS = ("shuffle", "drop_last", "pin_memory", "seed_samples", "sharded")
 _PASSED_ON = tuple(
     key
     for key in inspect.signature(DataLoader).parameters
@@ -44,20 +45,12 @@ class LoaderOptions:
 
     @classmethod
     def from_dict(cls, spec: Mapping[str, Any], setting: Setting) -> "LoaderOptions":
-        _refuse_unknown(spec, setting)
-        places = getattr(spec, "places", {})
-        workers = _whole("num_workers", spec.get("num_workers", 0), setting, places, least=0)
-        collate = COLLATES.build(spec.get("collate_fn"), where=f"{setting.name}.collate_fn")
-        if collate is not None and not callable(collate):
-            raise ConfigError(
-                f"{setting.name}: collate_fn={collate!r} cannot be called; give a function, a name or a dict "
-                f"with 'type'{at(places, 'collate_fn')}"
-            )
+        check_options(spec, setting)
         return cls(
-            batch_size=_batch_size(spec, setting, places),
+            batch_size=_batch_size(spec, setting, getattr(spec, "places", {})),
             drop_last=bool(spec.get("drop_last", False)),
-            collate_fn=collate,
-            num_workers=workers,
+            collate_fn=COLLATES.build(spec.get("collate_fn"), where=f"{setting.name}.collate_fn"),
+            num_workers=spec.get("num_workers", 0),
             pin_memory=bool(spec.get("pin_memory", True)),
             seed_samples=bool(spec.get("seed_samples", True)),
             sharded=bool(spec.get("sharded", False)),
@@ -67,8 +60,10 @@ class LoaderOptions:
     @classmethod
     def from_loader(cls, loader: DataLoader[Any]) -> "LoaderOptions":
         """What a ready-made loader was given. Its batch size is that of one rank."""
+        items = loader.batch_sampler is None
         return cls(
-            batch_size=loader.batch_size,
+            # A loader with a batch sampler of the user's has no batch size either.
+            batch_size=None if items else loader.batch_size or DEFAULT_BATCH_SIZE,
             drop_last=loader.drop_last,
             collate_fn=loader.collate_fn,
             num_workers=loader.num_workers,
@@ -102,6 +97,29 @@ class LoaderOptions:
 
 def known_keys() -> Iterable[str]:
     return (*_ORDER_KEYS, *_PASSED_ON, "num_workers", "collate_fn", "pin_memory", *OWN_KEYS)
+
+
+def check_options(spec: Mapping[str, Any], setting: Setting) -> None:
+    """Refuse what a dict says about batches, building nothing.
+
+    Raises:
+        ConfigError: a key is unknown, or a value will not do.
+    """
+    _refuse_unknown(spec, setting)
+    places = getattr(spec, "places", {})
+    _whole("num_workers", spec.get("num_workers", 0), setting, places, least=0)
+    _batch_size(spec, setting, places)
+    for key in _FLAGS:
+        if not isinstance(spec.get(key), bool | None):
+            raise ConfigError(f"{setting.name}: {key}={spec[key]!r} must be True or False{at(places, key)}")
+    collate = spec.get("collate_fn")
+    if isinstance(collate, str | type | Mapping):
+        COLLATES.check(collate, where=f"{setting.name}.collate_fn")
+    elif collate is not None and not callable(collate):
+        raise ConfigError(
+            f"{setting.name}: collate_fn={collate!r} cannot be called; give a function, a name or a dict "
+            f"with 'type'{at(places, 'collate_fn')}"
+        )
 
 
 def _refuse_unknown(spec: Mapping[str, Any], setting: Setting) -> None:

@@ -18,6 +18,11 @@ from stratrun.evaluation.torchmetrics_entry import TorchmetricsEntry, is_torchme
 from stratrun.registry import METRICS
 from stratrun.state import BatchInfo
 
+_NO_METRIC = (
+    "is no metric; give a subclass of stratrun.evaluation.Metric or BaseMetric, a torchmetrics Metric or "
+    "MetricCollection, a dict with 'type', or a list of these"
+)
+
 
 class Exchange(Protocol):
     """What an evaluation needs of the ranks: two exchanges at its end."""
@@ -165,18 +170,56 @@ class Evaluator:
         return values
 
 
-def build_evaluator(spec: Any) -> Evaluator:
-    """An Evaluator as it is, from its arguments (a dict with `metrics`), or from metrics."""
+def build_evaluator(spec: Any, where: str = "evaluator") -> Evaluator:
+    """An Evaluator as it is, from its arguments (a dict with `metrics`), or from metrics.
+
+    Args:
+        where: What the user calls it, for messages.
+    """
+    check_evaluator(spec, where)
     if isinstance(spec, Evaluator):
         return spec
-    if isinstance(spec, Mapping) and "metrics" in spec and spec.get("type", "Evaluator") == "Evaluator":
-        options = {key: value for key, value in spec.items() if key != "type"}
-        known = ("metrics", "preds", "target")
-        for key in options:
-            if key not in known:
-                raise ConfigError(f"evaluator: Evaluator takes no argument {key!r}; {nearest(key, known)}")
-        return Evaluator(**options)
+    if _is_whole(spec):
+        return Evaluator(**{key: value for key, value in spec.items() if key != "type"})
     return Evaluator(spec)
+
+
+def check_evaluator(spec: Any, where: str = "evaluator") -> None:
+    """Refuse what `build_evaluator` could build nothing of, building nothing.
+
+    Raises:
+        ConfigError: an argument or a metric is unknown, or an object is no metric.
+    """
+    if isinstance(spec, Evaluator):
+        return
+    if _is_whole(spec):
+        known = ("metrics", "preds", "target")
+        for key in spec:
+            if key not in (*known, "type"):
+                raise ConfigError(f"{where}: Evaluator takes no argument {key!r}; {nearest(key, known)}")
+        spec, where = spec["metrics"], f"{where}.metrics"
+    if isinstance(spec, list | tuple) and not spec:
+        raise ConfigError(f"{where}=[] measures nothing; give at least one metric")
+    several = isinstance(spec, list | tuple)
+    for i, one in enumerate(spec if several else [spec]):
+        _check_metric(one, f"{where}.{i}" if several else where)
+
+
+def _check_metric(spec: Any, where: str) -> None:
+    entry: Any = spec
+    if isinstance(spec, str | type | Mapping):
+        taken = _without_ours(spec)[0] if isinstance(spec, Mapping) and spec.get("type") is not None else spec
+        entry, _ = METRICS.check(taken, where=where)
+    # What a function returns is seen when it is called.
+    if isinstance(entry, type) or entry is spec:
+        kind = entry if isinstance(entry, type) else type(entry)
+        if not issubclass(kind, Metric | BaseMetric) and not is_torchmetric(kind):
+            raise ConfigError(f"{where}: {kind.__name__} {_NO_METRIC}")
+
+
+def _is_whole(spec: Any) -> bool:
+    """Whether a dict has the arguments of an Evaluator, rather than those of a metric."""
+    return isinstance(spec, Mapping) and "metrics" in spec and spec.get("type", "Evaluator") == "Evaluator"
 
 
 def _entries(metrics: Any, names: Names) -> list[Entry[Any]]:
@@ -196,12 +239,9 @@ def _entry(spec: Any, names: Names) -> Entry[Any]:
         return StateEntry(metric, names, prefix)
     if isinstance(metric, BaseMetric):
         return ResultsEntry(metric, names, prefix)
-    if is_torchmetric(metric):
+    if is_torchmetric(type(metric)):
         return TorchmetricsEntry(metric, names, prefix)
-    raise ConfigError(
-        f"evaluator: {type(metric).__name__} is no metric; give a subclass of stratrun.evaluation.Metric "
-        "or BaseMetric, a torchmetrics Metric or MetricCollection, a dict with 'type', or a list of these"
-    )
+    raise ConfigError(f"evaluator: {type(metric).__name__} {_NO_METRIC}")
 
 
 def _without_ours(spec: Mapping[str, Any]) -> tuple[Any, dict[str, Any], str | None]:

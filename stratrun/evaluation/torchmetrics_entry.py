@@ -36,9 +36,9 @@ _REDUCTIONS = {
 }
 
 
-def is_torchmetric(value: object) -> bool:
+def is_torchmetric(kind: type) -> bool:
     package = sys.modules.get("torchmetrics")
-    return package is not None and isinstance(value, package.Metric | package.MetricCollection)
+    return package is not None and issubclass(kind, package.Metric | package.MetricCollection)
 
 
 class TorchmetricsEntry(Entry[Any]):

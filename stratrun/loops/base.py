@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ class BaseLoop(ABC):
         self.runner = runner
         self.dataloader = runner.build_dataloader(dataloader)
         self.evaluator: Any = runner.build_evaluator(evaluator)
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        """Raise ConfigError for options whose values will not do. Called before anything is built."""
+        return None
 
     @abstractmethod
     def run(self) -> Any: ...

@@ -27,7 +27,8 @@ class EvaluationLoop(BaseLoop):
         loaders = dataloader if several else {"": dataloader}
         self.dataloaders = {name: runner.build_dataloader(loader) for name, loader in loaders.items()}
         self.evaluators = {
-            name: runner.build_evaluator(one) for name, one in self._each(evaluator, several).items()
+            name: runner.build_evaluator(one)
+            for name, one in evaluators_of(self.job, loaders, evaluator).items()
         }
         self.dataloader = next(iter(self.dataloaders.values()))
         self.evaluator = next(iter(self.evaluators.values()))
@@ -56,17 +57,6 @@ class EvaluationLoop(BaseLoop):
         results: dict[str, float] = self.evaluator.evaluate()
         return results
 
-    def _each(self, evaluator: Any, several: bool) -> dict[str, Any]:
-        names = list(self.dataloaders)
-        if several and isinstance(evaluator, Mapping) and set(evaluator) & set(names):
-            if set(evaluator) != set(names):
-                raise ConfigError(
-                    f"{self.job}_evaluator names {', '.join(map(repr, evaluator))} and {self.job}_dataloader "
-                    f"{', '.join(map(repr, names))}; give metrics for each, or one evaluator for all"
-                )
-            return dict(evaluator)
-        return dict.fromkeys(names, evaluator)
-
 
 @LOOPS.register_module()
 class ValLoop(EvaluationLoop):
@@ -90,3 +80,19 @@ def names_loaders(spec: Any) -> bool:
     return all(isinstance(one, Mapping) or hasattr(one, "__iter__") for one in spec.values()) and not any(
         isinstance(one, str) for one in spec.values()
     )
+
+
+def evaluators_of(job: str, loaders: Mapping[str, Any], evaluator: Any) -> dict[str, Any]:
+    """The metrics for each of several data sets: one evaluator for all, or one for each by name.
+
+    Raises:
+        ConfigError: the names are not those of the loaders.
+    """
+    if isinstance(evaluator, Mapping) and set(evaluator) & set(loaders):
+        if set(evaluator) != set(loaders):
+            raise ConfigError(
+                f"{job}_evaluator names {', '.join(map(repr, evaluator))} and {job}_dataloader "
+                f"{', '.join(map(repr, loaders))}; give metrics for each, or one evaluator for all"
+            )
+        return dict(evaluator)
+    return dict.fromkeys(loaders, evaluator)

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import Any
 
 from stratrun.errors import ConfigError
 
@@ -24,11 +25,11 @@ class ValSchedule:
         unit: str = "epoch",
     ) -> None:
         positive("val_interval", interval)
-        if begin < 0:
-            raise ConfigError(f"val_begin={begin} must be a {unit} number, 0 or more")
-        pairs = [(0, interval), *(tuple(pair) for pair in dynamic or ())]
-        milestones = [pair[0] for pair in pairs]
-        if any(len(pair) != 2 or pair[1] < 1 for pair in pairs) or milestones != sorted(set(milestones)):
+        if isinstance(begin, bool) or not isinstance(begin, int) or begin < 0:
+            raise ConfigError(f"val_begin={begin!r} must be the number of an {unit}, 0 or more")
+        pairs = [(0, interval), *(dynamic or ())]
+        milestones = [pair[0] for pair in pairs if _is_pair(pair)]
+        if len(milestones) < len(pairs) or milestones != sorted(set(milestones)):
             raise ConfigError(
                 f"dynamic_intervals={dynamic!r} must be pairs of ({unit}, interval) with rising {unit}s, "
                 "such as [(10, 2), (20, 1)]"
@@ -43,6 +44,12 @@ class ValSchedule:
     def due(self, count: int, *, last: bool) -> bool:
         """Whether to validate when `count` epochs or iterations are done; always after the last."""
         return count >= self._begin and (last or count % self.interval_at(count) == 0)
+
+
+def _is_pair(pair: Any) -> bool:
+    if not isinstance(pair, list | tuple) or len(pair) != 2:
+        return False
+    return all(isinstance(value, int) for value in pair) and pair[1] >= 1
 
 
 def window(idx: int, accumulate: int, length: int | None) -> tuple[int, bool]:

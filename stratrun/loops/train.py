@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stratrun.loops.base import BaseLoop
@@ -46,6 +46,14 @@ class TrainLoop(BaseLoop):
         self.runner = runner
         self.dataloader = runner.build_dataloader(dataloader, train=True)
         self.evaluator = None
+
+    @classmethod
+    def check(cls, options: Mapping[str, Any]) -> None:
+        for name in ("max_epochs", "max_iters", "accumulate"):
+            if name in options:
+                positive(name, options[name])
+        begin, interval = options.get("val_begin", 1), options.get("val_interval", 1)
+        ValSchedule(begin, interval, options.get("dynamic_intervals"), cls.unit)
 
     def run_epoch(self) -> None:
         """Train on the rest of the present epoch, or until `iter_done` ends it."""

@@ -11,6 +11,7 @@ class Arguments:
     """What a class takes, held against what it is about to get."""
 
     def __init__(self, entry: Callable[..., Any], where: str, places: Mapping[str, str]) -> None:
+        self._entry = entry
         self._title = f"{where}: {name_of(entry)}"
         self._places = places
         parameters = parameters_of(entry)
@@ -32,12 +33,31 @@ class Arguments:
                 mend = "" if hint.startswith("did you mean") else self._leftover(key)
                 raise ConfigError(f"{self._title} takes no argument {key!r}; {hint}{mend}{place}")
 
-    def refuse_lacking(self, supplied: Collection[str]) -> None:
+    def refuse_lacking(self, supplied: Collection[str], *, lone: bool = False) -> None:
+        """
+        Args:
+            lone: Whether the class was given as it is, maybe in place of an object of it.
+        """
         lacking = [key for key, p in self._named.items() if p.default is p.empty and key not in supplied]
+        if lacking and lone:
+            name, arguments = name_of(self._entry), "=..., ".join(lacking)
+            raise ConfigError(
+                f"{self._title} is a class that needs {', '.join(map(repr, lacking))}; give an object of it, "
+                f"{name}(...), or dict(type={name}, {arguments}=...)"
+            )
         if lacking:
             raise ConfigError(
                 f"{self._title} needs {', '.join(map(repr, lacking))}; "
                 f"add {'it' if len(lacking) == 1 else 'them'} beside 'type'{at(self._places, 'type')}"
+            )
+
+    def refuse_unfinished(self) -> None:
+        """Refuse a class that its author has left abstract."""
+        missing = sorted(getattr(self._entry, "__abstractmethods__", ()))
+        if missing:
+            raise ConfigError(
+                f"{self._title} has no method {', '.join(map(repr, missing))}, which its base class wants; "
+                f"define it in the class{at(self._places, 'type')}"
             )
 
     def _leftover(self, key: str) -> str:

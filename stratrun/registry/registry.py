@@ -147,7 +147,8 @@ class Registry:
         arguments = Arguments(entry, where, places)
         arguments.refuse_unknown(options, set(given))
         if not self._keeps(entry):
-            arguments.refuse_lacking({*options, *given, *offer})
+            arguments.refuse_lacking({*options, *given, *offer}, lone=isinstance(spec, type))
+        arguments.refuse_unfinished()
         return entry, options
 
     def _add(self, key: str, entry: Callable[..., Any], force: bool) -> None:

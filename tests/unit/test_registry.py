@@ -441,7 +441,11 @@ class Positional:
         ({"type": Positional, "rest": 2}, "x: Positional takes no argument 'rest'; none are known"),
         ({"type": Thing}, "x: Thing needs 'size'; add it beside 'type'"),
         ({"type": Open, "other": 1}, "x: Open needs 'needed'; add it beside 'type'"),
-        (Thing, "x: Thing needs 'size'; add it beside 'type'"),
+        (
+            Thing,
+            "x: Thing is a class that needs 'size'; give an object of it, Thing(...), or "
+            "dict(type=Thing, size=...)",
+        ),
         ("Thing", "x: Thing needs 'size'; add it beside 'type'"),
         ({"type": "Linear"}, "x: Linear needs 'in_features', 'out_features'; add them beside 'type'"),
         ({"type": "Thin", "size": 1}, "x='Thin': no things entry named 'Thin'; did you mean 'Thing'?"),
