@@ -137,7 +137,7 @@ class StreamBatches(IterableDataset[Any]):
         # Workers that outlive an epoch keep their copy of this object, but share this memory.
         self._aim = torch.zeros(3, dtype=torch.int64)
         if options.num_workers:
-            self._aim.share_memory_()  # type: ignore[no-untyped-call]
+            self._aim.share_memory_()
 
     def aim(self, epoch: int, skip: int, base: int) -> None:
         """Say what the next iteration is to read."""

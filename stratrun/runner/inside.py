@@ -19,6 +19,7 @@ from stratrun.optim import Schedule
 from stratrun.runner import parts, persistence, start
 from stratrun.runner.environment import parse_env
 from stratrun.runner.form import Form, Job, require
+from stratrun.runner.invocation import Invocation
 from stratrun.state import TrainState
 
 
@@ -31,6 +32,8 @@ class Inside:
         self.last_checkpoint: str | None = None
         self.has_weights = False
         """Whether the model holds weights that were trained or loaded in this run."""
+        self.invocation: Invocation | None = None
+        """The command that started the run, if one of ours did."""
         self._form = form
         self._parts: start.Started | None = None
         self._loops: dict[str, BaseLoop] = {}

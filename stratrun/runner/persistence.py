@@ -1,21 +1,47 @@
 """What a checkpoint of a run consists of, and how it is put back."""
 
-from __future__ import annotations
-
 import platform
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 
+from stratrun.data import Feed
+from stratrun.engine import Engine
 from stratrun.errors import CheckpointError
 from stratrun.hooks import Hook
+from stratrun.hooks.dispatch import HookList
+from stratrun.loggers import RecordBuffer
+from stratrun.optim import Schedule
 from stratrun.seed import derive_seed, host_rng_state, seed_everything, set_host_rng_state
-
-if TYPE_CHECKING:
-    from stratrun.runner.inside import Inside
+from stratrun.state import TrainState
 
 
-def shared_state(runner: Inside) -> dict[str, Any]:
+class Savable(Protocol):
+    """A run, as far as its state goes."""
+
+    state: TrainState
+    metrics: dict[str, float]
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def schedules(self) -> Sequence[Schedule]: ...
+    @property
+    def hooks(self) -> HookList: ...
+    @property
+    def records(self) -> RecordBuffer: ...
+    @property
+    def train_dataloader(self) -> Feed | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def reasons(self) -> list[str]: ...
+
+
+def shared_state(runner: Savable) -> dict[str, Any]:
     """State that is the same on every rank."""
     return {
         **runner.engine.shared_state(),
@@ -27,7 +53,7 @@ def shared_state(runner: Inside) -> dict[str, Any]:
     }
 
 
-def own_state(runner: Inside) -> dict[str, Any]:
+def own_state(runner: Savable) -> dict[str, Any]:
     """State of this rank alone. The generators come last: reading other state might draw."""
     return {
         "engine": runner.engine.own_state(),
@@ -37,12 +63,12 @@ def own_state(runner: Inside) -> dict[str, Any]:
     }
 
 
-def describe(runner: Inside) -> dict[str, Any]:
+def describe(runner: Savable) -> dict[str, Any]:
     """Plain facts, for whoever looks into a checkpoint."""
     return {
-        "epoch": runner.epoch,
-        "iter": runner.iter,
-        "updates": runner.step,
+        "epoch": runner.state.epoch,
+        "iter": runner.state.iter,
+        "updates": runner.state.step,
         "metrics": dict(runner.metrics),
         "torch": torch.__version__.split("+")[0],
         "python": platform.python_version(),
@@ -50,7 +76,7 @@ def describe(runner: Inside) -> dict[str, Any]:
     }
 
 
-def restore_shared(runner: Inside, state: dict[str, Any]) -> None:
+def restore_shared(runner: Savable, state: dict[str, Any]) -> None:
     """Put back what `shared_state` returned.
 
     Raises:
@@ -70,21 +96,21 @@ def restore_shared(runner: Inside, state: dict[str, Any]) -> None:
             hook.load_state_dict(state["hooks"][name])
 
 
-def restore_own(runner: Inside, state: dict[str, Any] | None, data: dict[str, Any]) -> None:
+def restore_own(runner: Savable, state: dict[str, Any] | None, data: dict[str, Any]) -> None:
     """Put back what `own_state` returned; None for a rank that the saved run did not have."""
     loader = None if state is None else state["loader"]
     if runner.train_dataloader is not None:
         own = {} if loader is None else {"loader": loader}
         runner.train_dataloader.load_state_dict({**data, **own})
     if state is None:
-        seed_everything(derive_seed(runner.seed, "rank", runner.rank, "iter", runner.iter))
+        seed_everything(derive_seed(runner.seed, "rank", runner.rank, "iter", runner.state.iter))
         return
     runner.engine.load_own_state(state["engine"])
     runner.records.load_state_dict(state["records"])
     set_host_rng_state(state["rng"])
 
 
-def _feed_state(runner: Inside) -> dict[str, Any]:
+def _feed_state(runner: Savable) -> dict[str, Any]:
     feed = runner.train_dataloader
     return {} if feed is None else feed.state_dict()
 

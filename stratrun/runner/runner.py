@@ -12,11 +12,10 @@ from typing import Any, Self
 from stratrun.loops import BaseLoop
 from stratrun.registry import RUNNERS
 from stratrun.registry.spec import edited
-from stratrun.runner import parts, start, summary
+from stratrun.runner import parts, resume, start, summary
 from stratrun.runner.environment import parse_env, parse_randomness
 from stratrun.runner.form import DEFAULT_LOGGERS, Form, Job, require
 from stratrun.runner.inside import Inside
-from stratrun.runner.invocation import Invocation
 
 _FIELDS = {field.name for field in fields(Form)}
 
@@ -80,7 +79,6 @@ class Runner(Inside):
         given = {name: value for name, value in locals().items() if name in _FIELDS}
         super().__init__(Form(**given))
         self._placed = self._can_train = False
-        self.invocation: Invocation | None = None
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any]) -> Self:
@@ -161,7 +159,7 @@ class Runner(Inside):
         self.state.should_stop = False
         try:
             self.call_hooks("before_run")
-            origin = start.load(self, self._form)
+            origin = resume.load(self, self._form)
             self.loggers.say(summary.at_start(self, job, origin))
             if job != "train":
                 self.engine.start_evaluation()

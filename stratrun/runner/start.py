@@ -1,37 +1,29 @@
 """The start of a run: connect, seed, and make what every job needs."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import torch
 
-from stratrun.checkpoint import Checkpointer, read_weights
+from stratrun.checkpoint import Checkpointer
 from stratrun.config import Config
 from stratrun.connector import choose, connect
 from stratrun.distributed import Collectives, ProcessEnv, leave
 from stratrun.engine import Clipping, Engine
-from stratrun.errors import CheckpointError, CheckpointNotFoundError
 from stratrun.loggers import LoggerGroup, RecordBuffer
 from stratrun.optim import Schedule
 from stratrun.optim import optimizer as optimizers
 from stratrun.optim import scheduler as schedules
-from stratrun.runner import persistence
 from stratrun.runner.environment import draw_seed, parse_env, parse_randomness
 from stratrun.runner.form import Form
 from stratrun.seed import derive_seed, seed_everything
 from stratrun.state import TrainState
 from stratrun.storage import Folder
-
-if TYPE_CHECKING:
-    from stratrun.runner.inside import Inside
 
 
 @dataclass(slots=True)
@@ -124,65 +116,13 @@ def prepare_training(form: Form, engine: Engine) -> list[Schedule]:
     return schedules.build(form.param_scheduler, engine.optimizers)
 
 
-def load(runner: Inside, form: Form) -> str:
-    """Put the run where it is to go on from. Returns what was done, for the user.
-
-    Done once: a later job of the same runner goes on with what the earlier one left.
-    """
-    if runner.training and runner.iter == 0 and form.resume is not False:
-        found = _resume(runner, form)
-        if found is not None:
-            runner.has_weights = True
-            return found
-    if runner.training:
-        runner.checkpointer.claim(after=runner.iter if runner.iter else -1)
-    if form.load_from is not None and not runner.has_weights:
-        load_weights(runner.engine, form.load_from)
-        runner.has_weights = True
-        return f"weights from {form.load_from}"
-    if runner.training:
-        runner.has_weights = True
-        return "a new start"
-    return f"weights as {'they are now' if runner.has_weights else 'the model was built with'}"
-
-
-def load_weights(engine: Engine, path: str | os.PathLike[str]) -> None:
-    """Weights alone, every name and shape as the model has them.
-
-    Raises:
-        CheckpointError: some differ; says which.
-    """
-    weights = read_weights(path)
-    try:
-        engine.state_module.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"load_from={str(path)!r} does not fit the model: {error}") from error
-
-
-def _resume(runner: Inside, form: Form) -> str | None:
-    which = "latest" if form.resume in (True, "auto") else os.fspath(form.resume)
-    try:
-        loaded = runner.checkpointer.load(which)
-    except CheckpointNotFoundError as error:
-        if form.resume == "auto":
-            return None
-        hint = "resume='auto' starts anew where there is none"
-        raise CheckpointNotFoundError(f"resume={form.resume!r}: {error}; {hint}") from error
-    runner.reseed(loaded.shared["seed"])
-    persistence.restore_shared(runner, loaded.shared)
-    runner.checkpointer.claim(after=runner.iter)
-    runner.call_hooks("after_load_checkpoint", checkpoint=loaded.shared)
-    persistence.restore_own(runner, loaded.own, loaded.shared["data"])
-    return f"resumed from {loaded.url} (epoch {runner.epoch}, iteration {runner.iter})"
-
-
 def _work_dir(form: Form) -> str:
-    """Where the user said; else the first folder of the program's name that no run has used."""
+    """Where the user said; else a folder of the program's name: a new one, or to resume the newest."""
     if form.work_dir is not None:
         return str(os.fspath(form.work_dir))
     program = PurePath(sys.argv[0] or "run").stem
     base = PurePath("work_dirs", form.name or ("run" if program in ("-c", "-m", "__main__") else program))
-    if form.resume is not False:
-        return str(base)
-    candidates = (base.with_name(f"{base.name}-{i}") if i > 1 else base for i in count(1))
-    return next(str(path) for path in candidates if not Folder(str(path)).child("checkpoints").exists())
+    folders = [base]
+    while Folder(str(folders[-1])).child("checkpoints").exists():
+        folders.append(base.with_name(f"{base.name}-{len(folders) + 1}"))
+    return str(folders[-1] if form.resume is False or len(folders) == 1 else folders[-2])

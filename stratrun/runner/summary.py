@@ -1,17 +1,12 @@
 """What a run says of itself when it starts and when it ends."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from torch import nn
 
-if TYPE_CHECKING:
-    from stratrun.runner.form import Form
-    from stratrun.runner.runner import Runner
+from stratrun.runner.form import Form
+from stratrun.runner.inside import Inside
 
 
-def at_start(runner: Runner, job: str, origin: str) -> str:
+def at_start(runner: Inside, job: str, origin: str) -> str:
     """The layers and why, the model, the data, and where things go."""
     lines = [f"stratrun: {job}", *(f"  {reason}" for reason in runner.reasons)]
     lines.append(f"  model={type(runner.model).__name__}: {_parameters(runner.model)}")
@@ -24,7 +19,7 @@ def at_start(runner: Runner, job: str, origin: str) -> str:
     return "\n".join(lines)
 
 
-def at_end(runner: Runner, job: str, form: Form) -> str:
+def at_end(runner: Inside, job: str, form: Form) -> str:
     """Results, where the files are, and what to do next."""
     lines = [f"stratrun: {job} done"]
     if job == "train":
@@ -41,7 +36,7 @@ def at_end(runner: Runner, job: str, form: Form) -> str:
     return "\n".join(lines)
 
 
-def _next(runner: Runner, form: Form, checkpoint: str) -> str:
+def _next(runner: Inside, form: Form, checkpoint: str) -> str:
     """The command that measures what was trained; without a command line, what to change in the program."""
     job = next((job for job in ("test", "val", "predict") if form.of(job, "dataloader") is not None), None)
     if runner.invocation is None or job is None:
