@@ -1,0 +1,178 @@
+"""What data sets draw depends on the sample alone, and costs the run's own generators nothing."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Sampler, Subset
+
+from stratrun.data.seeding import draws_nothing, sample_seed
+from tests.feeds import Noisy, NoisyInBatches, Numbers, Stream, make_feed, on_ranks
+
+
+class Drawing(Sampler[int]):
+    """A permutation out of the global generators, some of it drawn late."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[int]:
+        for index in torch.randperm(self.samples).tolist():
+            yield (index + random.randrange(self.samples) + int(numpy.random.randint(9))) % self.samples
+
+    def __len__(self) -> int:
+        return self.samples
+
+
+def drawn_batches() -> Iterator[Tensor]:
+    for _ in range(5):
+        yield torch.rand(4) + random.random() + float(numpy.random.random())
+
+
+SPECS: dict[str, Any] = {
+    "data set": {"dataset": Noisy(30), "batch_size": 4},
+    "batched data set": {"dataset": NoisyInBatches(30), "batch_size": 4},
+    "subset": {"dataset": Subset(Noisy(60), range(0, 60, 2)), "batch_size": 4},
+    "stream": {"dataset": Stream(30, noisy=True), "batch_size": 4},
+    "sampler": {"dataset": Noisy(30), "batch_size": 4, "sampler": Drawing(30)},
+    "loader": DataLoader(Noisy(30), batch_size=4, sampler=Drawing(30)),
+    "function": drawn_batches,
+}
+
+
+def samples_of(spec: Any, world_size: int = 1, **options: Any) -> dict[int, list[float]]:
+    """What was drawn for each sample in an epoch, by its index."""
+    found = {}
+    for feed, info in on_ranks(spec, world_size, **options):
+        for batch in feed:
+            for row in batch[: info.size].tolist():
+                found[int(row[0])] = row[1:]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["data set", "batched data set", "subset", "stream"])
+def test_draws_are_the_same_for_any_workers_and_ranks(kind: str) -> None:
+    spec = SPECS[kind]
+    expected = samples_of(spec, seed=1)
+    assert len({tuple(draws) for draws in expected.values()}) == 30
+    # More workers than one would each read the whole of this stream.
+    workers = 1 if kind == "stream" else 2
+    assert samples_of({**spec, "num_workers": workers}, seed=1) == expected
+    assert samples_of(spec, world_size=2, seed=1) == expected
+    assert samples_of({**spec, "batch_size": 3}, world_size=4, seed=1) == expected
+    assert samples_of(spec, seed=2) != expected
+
+
+@pytest.mark.parametrize("kind", SPECS)
+@pytest.mark.parametrize("stop", [1, 3])
+def test_draws_after_a_resume_are_those_of_the_uninterrupted_epoch(kind: str, stop: int) -> None:
+    whole, _ = make_feed(SPECS[kind])
+    batches = [batch.tolist() for batch in whole]
+    first, _ = make_feed(SPECS[kind])
+    iterator = iter(first)
+    for _ in range(stop):
+        next(iterator)
+        first.finish()
+    torch.manual_seed(5)
+    again, _ = make_feed(SPECS[kind])
+    again.load_state_dict(first.state_dict())
+    assert [batch.tolist() for batch in again] == batches[stop:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", SPECS)
+def test_loading_leaves_the_run_s_own_generators_alone(kind: str, workers: int) -> None:
+    spec = SPECS[kind]
+    if isinstance(spec, dict):
+        spec = {**spec, "num_workers": workers}
+    feed, _ = make_feed(spec)
+    random.seed(1), numpy.random.seed(2), torch.manual_seed(3)
+    # Leaves a number in store: the state of NumPy's generator is more than its words.
+    numpy.random.randn()
+    expected = [(random.random(), numpy.random.randn(), torch.rand(()).item()) for _ in range(4)]
+    random.seed(1), numpy.random.seed(2), torch.manual_seed(3)
+    numpy.random.randn()
+    drawn: list[tuple[float, float, float]] = []
+    for _ in feed:
+        if len(drawn) < 4:
+            drawn.append((random.random(), numpy.random.randn(), torch.rand(()).item()))
+    assert drawn == expected
+
+
+def test_epochs_draw_differently() -> None:
+    feed, _ = make_feed({"dataset": Noisy(4), "batch_size": 4, "shuffle": False})
+    first = next(iter(feed))
+    feed.set_epoch(1)
+    second = next(iter(feed))
+    assert first[:, 0].tolist() == second[:, 0].tolist()
+    assert first[:, 1].tolist() != second[:, 1].tolist()
+
+
+def test_unseeded_samples_draw_from_the_run_s_own_stream() -> None:
+    feed, _ = make_feed({"dataset": Noisy(2), "batch_size": 2, "seed_samples": False})
+    torch.manual_seed(0)
+    expected = torch.rand(2).tolist()
+    torch.manual_seed(0)
+    (batch,) = list(feed)
+    assert batch[:, 3].float().tolist() == expected
+
+
+class Quiet(Numbers):
+    """Counts how it is read. Draws nothing."""
+
+    calls = 0
+
+    def __getitems__(self, indices: list[int]) -> list[Tensor]:
+        self.calls += 1
+        return [self[index] for index in indices]
+
+
+def test_a_data_set_that_reads_batches_and_draws_nothing_is_read_by_batches() -> None:
+    dataset = Quiet(12)
+    feed, _ = make_feed({"dataset": dataset, "batch_size": 4})
+    assert sorted(torch.cat(list(feed)).tolist()) == list(range(12))
+    assert dataset.calls == 3
+
+
+class Epochs(Numbers):
+    """A sample tells the epoch that the data set was told."""
+
+    epoch = -1
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> Tensor:
+        return torch.tensor(self.epoch)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_data_set_is_told_the_epoch_where_it_is_read(workers: int) -> None:
+    feed, _ = make_feed({"dataset": Epochs(4), "batch_size": 4, "num_workers": workers})
+    assert [batch.tolist() for _ in range(3) for batch in feed] == [[0] * 4, [1] * 4, [2] * 4]
+
+
+def test_seeds_of_neighbours_are_far_apart_and_fit() -> None:
+    seeds = [sample_seed(12345, position) for position in range(10_000)]
+    assert len(set(seeds)) == 10_000
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert 0.45 < sum(seed >> 62 for seed in seeds) / 10_000 < 0.55
+
+
+def test_only_tensors_are_trusted_to_draw_nothing() -> None:
+    rows = torch.utils.data.TensorDataset(torch.ones(2))
+    assert draws_nothing(Subset(rows, [0]))
+    assert draws_nothing(rows + rows)
+    assert not draws_nothing(ConcatDataset([rows, Numbers(2)]))
+    assert not draws_nothing(Numbers(2))
+
+
+def test_an_error_in_a_data_set_names_the_sample() -> None:
+    feed, _ = make_feed({"dataset": Numbers(5, forbidden=[3]), "batch_size": 5})
+    with pytest.raises(AssertionError) as caught:
+        list(feed)
+    assert caught.value.__notes__ == ["while reading sample 3 of Numbers"]
