@@ -39,12 +39,13 @@ class Reader:
 
 def map_reader(dataset: Any, options: LoaderOptions, setting: Setting, keys: Iterable[BatchKey]) -> Reader:
     """A reader of a data set with an index, which iterates `keys` anew for every pass."""
-    collate, samples = options.collate_fn, Samples(dataset)
+    collate = options.collate_fn or default_collate
     if options.batch_size is None:
-        collate = Only(collate or default_convert)
-    elif type(dataset) is TensorDataset and collate in (None, default_collate):
-        collate, samples = unchanged, Rows(dataset)
-    return Reader(partial(options.make_loader, samples, setting, batch_sampler=keys, collate_fn=collate))
+        collate = Only(options.collate_fn or default_convert)
+    plain = type(dataset) is TensorDataset and collate is default_collate
+    samples = Rows(dataset, collate) if plain else Samples(dataset, collate)
+    # Batches are made where samples are read, with the same care for random numbers.
+    return Reader(partial(options.make_loader, samples, setting, batch_sampler=keys, collate_fn=unchanged))
 
 
 class Rows(Samples):

@@ -2,11 +2,12 @@
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, get_worker_info
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, default_collate, get_worker_info
 
 from stratrun.seed import HostRng, seed_host
 
@@ -34,15 +35,24 @@ def sample_seed(base: int, position: int) -> int:
 
 
 class Samples(Dataset[Any]):
-    """A data set as workers see it: asked for by `BatchKey`, what it draws seeded by position."""
+    """A data set as workers see it: asked for by `BatchKey`, it gives a batch.
 
-    def __init__(self, dataset: Any) -> None:
+    What the data set draws is seeded by the position of the sample, what `collate` draws by that
+    of the first of the batch.
+    """
+
+    def __init__(self, dataset: Any, collate: Callable[[Any], Any]) -> None:
         self.dataset = dataset
+        self._collate = collate
         self._epoch: int | None = None
         self._whole = _fetches_whole_batches(dataset)
+        # Whether it was seen to draw; None before the first batch. Seeding takes longer than reading
+        # many a sample, so where nothing was drawn it is done once for a batch, to see that this is
+        # still so. A batch that shows otherwise is read again.
+        self._draws: bool | None = None
         self._rng = HostRng()
 
-    def __getitems__(self, key: BatchKey) -> Sequence[Any]:
+    def __getitems__(self, key: BatchKey) -> Any:
         epoch, base, positions, indices = key
         if epoch != self._epoch:
             self._epoch = epoch
@@ -50,31 +60,41 @@ class Samples(Dataset[Any]):
             if hasattr(self.dataset, "set_epoch"):
                 self.dataset.set_epoch(epoch)
         if base is None:
-            return self._all(indices)
+            return self._collate(self._all(indices))
         if get_worker_info() is not None:
             return self._seeded(base, positions, indices)
         with self._rng:
             return self._seeded(base, positions, indices)
+
+    def _seeded(self, base: int, positions: Sequence[int], indices: Sequence[Any]) -> Any:
+        samples = self._read(base, positions, indices)
+        if self._collate is not default_collate:
+            seed_host(sample_seed(base, -1 - positions[0]))
+        return self._collate(samples)
+
+    def _read(self, base: int, positions: Sequence[int], indices: Sequence[Any]) -> Sequence[Any]:
+        if self._draws is False:
+            seed_host(_PROBE)
+            samples = self._all(indices)
+            if _untouched(_PROBE):
+                return samples
+            self._draws = True
+        taken, drew = [], False
+        for position, index in zip(positions, indices, strict=True):
+            seed = sample_seed(base, position)
+            seed_host(seed)
+            taken.append(self._one(index))
+            if self._draws is None:
+                drew = drew or not _untouched(seed)
+        if self._draws is None:
+            self._draws = drew
+        return taken
 
     def _all(self, indices: Sequence[Any]) -> Sequence[Any]:
         if self._whole:
             samples: Sequence[Any] = self.dataset.__getitems__(list(indices))
             return samples
         return [self._one(index) for index in indices]
-
-    def _seeded(self, base: int, positions: Sequence[int], indices: Sequence[Any]) -> Sequence[Any]:
-        if self._whole:
-            seed_host(_PROBE)
-            samples = self._all(indices)
-            if _untouched(_PROBE):
-                return samples
-            # It draws for the batch as a whole, so its samples would depend on how they are batched.
-            self._whole = False
-        taken = []
-        for position, index in zip(positions, indices, strict=True):
-            seed_host(sample_seed(base, position))
-            taken.append(self._one(index))
-        return taken
 
     def _one(self, index: Any) -> Any:
         try:
@@ -102,8 +122,16 @@ def _fetches_whole_batches(dataset: Any) -> bool:
 def _untouched(seed: int) -> bool:
     """Whether nobody drew since `seed_host(seed)`."""
     seen = _draws()
+    if seed == _PROBE:
+        return seen == _probe_draws()
     seed_host(seed)
     return seen == _draws()
+
+
+@cache
+def _probe_draws() -> tuple[Any, ...]:
+    seed_host(_PROBE)
+    return _draws()
 
 
 def _draws() -> tuple[Any, ...]:

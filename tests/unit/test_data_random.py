@@ -121,21 +121,63 @@ def test_unseeded_samples_draw_from_the_run_s_own_stream() -> None:
     assert batch[:, 3].float().tolist() == expected
 
 
-class Quiet(Numbers):
-    """Counts how it is read. Draws nothing."""
+class Noted(Numbers):
+    """Notes what is read. From sample `loud` on, it draws."""
 
-    calls = 0
+    def __init__(self, samples: int, loud: int) -> None:
+        super().__init__(samples)
+        self.loud = loud
+        self.read: list[int] = []
+        self.batches: list[list[int]] = []
+
+    def __getitem__(self, index: int) -> Tensor:
+        self.read.append(index)
+        return torch.tensor([index, random.random() if index >= self.loud else 0.0])
+
+
+class NotedBatches(Noted):
+    """Reads batches at once."""
 
     def __getitems__(self, indices: list[int]) -> list[Tensor]:
-        self.calls += 1
+        self.batches.append(indices)
         return [self[index] for index in indices]
 
 
-def test_a_data_set_that_reads_batches_and_draws_nothing_is_read_by_batches() -> None:
-    dataset = Quiet(12)
-    feed, _ = make_feed({"dataset": dataset, "batch_size": 4})
-    assert sorted(torch.cat(list(feed)).tolist()) == list(range(12))
-    assert dataset.calls == 3
+@pytest.mark.parametrize("loud", [0, 2, 99])
+@pytest.mark.parametrize("kind", [Noted, NotedBatches])
+def test_each_sample_is_read_once(kind: type[Noted], loud: int) -> None:
+    dataset = kind(12, loud)
+    feed, _ = make_feed({"dataset": dataset, "batch_size": 4, "shuffle": False})
+    list(feed)
+    assert dataset.read == list(range(12))
+    # Drawing for a batch as a whole would make samples depend on how they are batched.
+    assert dataset.batches == ([[4, 5, 6, 7], [8, 9, 10, 11]] if kind is NotedBatches and loud == 99 else [])
+
+
+@pytest.mark.parametrize("kind", [Noted, NotedBatches])
+def test_a_data_set_that_draws_late_gives_what_it_would_have_given_alone(kind: type[Noted]) -> None:
+    def draws(batch_size: int) -> list[list[float]]:
+        feed, _ = make_feed({"dataset": kind(12, 6), "batch_size": batch_size, "shuffle": False})
+        return [row for batch in feed for row in batch.tolist()]
+
+    assert draws(12) == draws(4) == draws(1)
+
+
+def mixed(samples: list[Tensor]) -> Tensor:
+    return torch.stack(samples) + random.random() + float(numpy.random.random()) + torch.rand(())
+
+
+@pytest.mark.parametrize("dataset", [Numbers(12), Noisy(12)], ids=["quiet", "noisy"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_collating_draws_is_tied_to_the_batch(dataset: Numbers, workers: int) -> None:
+    spec = {"dataset": dataset, "batch_size": 3, "shuffle": False, "collate_fn": mixed}
+    whole = [batch.tolist() for batch in make_feed(spec)[0]]
+    added = {round(batch[0] if isinstance(batch[0], float) else batch[0][0], 6) % 3 for batch in whole}
+    assert len(added) == 4
+    torch.manual_seed(8)
+    feed, _ = make_feed({**spec, "num_workers": workers})
+    assert [batch.tolist() for batch in feed] == whole
+    assert torch.rand(()).item() == torch.rand((), generator=torch.Generator().manual_seed(8)).item()
 
 
 class Epochs(Numbers):
