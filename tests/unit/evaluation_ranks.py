@@ -1,4 +1,4 @@
-"""Ranks as threads of one process, for tests of what the evaluator sends between them."""
+"""Ranks as threads of one process, and samples for them, for tests of what an evaluator exchanges."""
 
 import pickle
 from collections.abc import Callable
@@ -7,10 +7,31 @@ from dataclasses import dataclass, field
 from threading import Barrier
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from stratrun.evaluation import Evaluator
 from stratrun.state import BatchInfo
 
 PATIENCE = 20.0
+SAMPLES, CLASSES = 101, 7
+
+
+def data() -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(5)
+    logits = torch.randn(SAMPLES, CLASSES, generator=random)
+    return logits, torch.randint(CLASSES, (SAMPLES,), generator=random)
+
+
+LOGITS, LABELS = data()
+
+
+def batch_of(places: list[int]) -> tuple[Any, Any]:
+    logits, labels = LOGITS[places], LABELS[places]
+    return (torch.zeros(len(places), 2), labels), {
+        "logits": logits,
+        "loss": nn.functional.cross_entropy(logits, labels),
+    }
 
 
 @dataclass

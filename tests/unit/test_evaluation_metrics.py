@@ -40,6 +40,7 @@ def test_accuracy_counts_each_place_of_an_image_or_text() -> None:
     images = LOGITS.T.reshape(1, 3, 2, 2)
     assert accuracy(images, LABELS.reshape(1, 2, 2)) == {"accuracy": 0.25}
     texts = LOGITS.reshape(1, 4, 3)
+    assert accuracy(texts, LABELS.reshape(1, 4), class_dim=-1) == {"accuracy": 0.25}
     both = accuracy(texts, LABELS.reshape(1, 4), class_dim=-1, topk=(1, 2))
     assert both == {"accuracy": 0.25, "accuracy_top2": 0.75}
 
@@ -47,6 +48,7 @@ def test_accuracy_counts_each_place_of_an_image_or_text() -> None:
 def test_accuracy_leaves_padding_out() -> None:
     padded = torch.tensor([0, -100, 2, -100])
     assert accuracy(LOGITS, padded, ignore_index=-100) == {"accuracy": 1.0}
+    assert accuracy(LOGITS, LABELS, ignore_index=0) == {"accuracy": 0.0}
     with pytest.raises(MetricError, match="every one of them is ignore_index=-100"):
         accuracy(LOGITS, torch.full((4,), -100), ignore_index=-100)
 
