@@ -5,7 +5,7 @@ from stratrun.loggers.buffer import RecordBuffer
 from stratrun.loggers.console import ConsoleLogger
 from stratrun.loggers.csv import CsvLogger
 from stratrun.loggers.folder import RunFolder
-from stratrun.loggers.group import LoggerGroup
+from stratrun.loggers.group import LoggerGroup, check_loggers
 from stratrun.loggers.jsonl import JsonlLogger
 from stratrun.loggers.record import Record
 from stratrun.loggers.tensorboard import TensorBoardLogger
@@ -20,4 +20,5 @@ __all__ = [
     "RecordBuffer",
     "RunFolder",
     "TensorBoardLogger",
+    "check_loggers",
 ]

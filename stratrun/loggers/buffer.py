@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stratrun.loggers.record import check_numbers, is_number
-from stratrun.loggers.unread import Unread
+from stratrun.loggers.unread import Taken, Unread, number_of
 
 Sums = dict[str, list[float]]
 """By name: the sum of value times weight, and the sum of weights."""
@@ -34,7 +34,7 @@ class RecordBuffer:
         self._length: int | None = None
         self._unread = Unread()
         self._series: dict[str, _Series] = {}
-        self._latest: dict[str, int] = {}
+        self._latest: dict[str, Taken] = {}
         # Names that every rank knows, in the order in which their sums are exchanged.
         self._agreed: list[str] = []
 
@@ -56,17 +56,20 @@ class RecordBuffer:
             size: Weight of these values in every mean, the number of samples behind them. None
                 counts the iteration as one; zero leaves it out.
         """
-        weight = self._unread.take(1.0 if size is None else size)
+        weight = 1.0 if size is None else self._unread.take(size)
         for name, value in values.items():
             if isinstance(value, Tensor):
                 if value.numel() != 1 or value.is_complex():
                     continue
-            elif not (isinstance(value, float | int) or is_number(value)):
+                taken = self._unread.take(value)
+            elif isinstance(value, float | int) or is_number(value):
+                taken = float(value)
+            else:
                 continue
             series = self._series.get(name)
             if series is None:
                 series = self._series[name] = _Series(self._length)
-            series.values.append(self._unread.take(value))
+            series.values.append(taken)
             series.weights.append(weight)
 
     def put(self, values: Mapping[str, Any]) -> None:
@@ -106,8 +109,7 @@ class RecordBuffer:
         return {"series": series, "latest": latest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._unread, self._series, self._latest = Unread(), {}, {}
-        self.put(state["latest"])
+        self._unread, self._series, self._latest = Unread(), {}, dict(state["latest"])
         for name, saved in state["series"].items():
             series = self._series[name] = _Series(self._length)
             series.window, series.epoch = list(saved["window"]), list(saved["epoch"])
@@ -123,9 +125,8 @@ class RecordBuffer:
         numbers = self._unread.read()
         for series in self._series.values():
             series.fold(numbers, keep_recent=self._length is not None)
-        latest = {name: numbers[place] for name, place in self._latest.items()}
-        self._latest = {}
-        self.put(latest)
+        latest = {name: number_of(taken, numbers) for name, taken in self._latest.items()}
+        self._latest = dict(latest)
         return latest
 
     def _means(self, sums: Sums) -> dict[str, float]:
@@ -160,22 +161,22 @@ def _sums_of(recent: Iterable[tuple[float, float]]) -> list[float]:
 
 
 class _Series:
-    """What was logged under one name: sums, and the places of numbers that are not in them yet."""
+    """What was logged under one name: sums, and numbers that are not in them yet."""
 
     __slots__ = ("epoch", "recent", "values", "weights", "window")
 
     def __init__(self, length: int | None) -> None:
-        self.values: list[int] = []
-        self.weights: list[int] = []
+        self.values: list[Taken] = []
+        self.weights: list[Taken] = []
         self.window = [0.0, 0.0]
         self.epoch = [0.0, 0.0]
         self.recent: deque[tuple[float, float]] = deque(maxlen=length)
 
     def fold(self, numbers: list[float], keep_recent: bool) -> None:
-        """Add the numbers at the places held to the sums."""
+        """Add to the sums what is not in them yet."""
         (window, window_weight), (epoch, epoch_weight) = self.window, self.epoch
-        for value_at, weight_at in zip(self.values, self.weights, strict=True):
-            value, weight = numbers[value_at], numbers[weight_at]
+        for taken, weight_taken in zip(self.values, self.weights, strict=True):
+            value, weight = number_of(taken, numbers), number_of(weight_taken, numbers)
             if keep_recent:
                 self.recent.append((value, weight))
             # Left out rather than multiplied by zero: a repeated sample may well give nan.

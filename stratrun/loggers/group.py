@@ -11,7 +11,7 @@ from stratrun.errors import ConfigError, nearest
 from stratrun.loggers.base import Logger
 from stratrun.loggers.folder import RunFolder
 from stratrun.loggers.record import PROGRESS, Record, check_numbers
-from stratrun.loggers.unread import Unread
+from stratrun.loggers.unread import Unread, number_of
 from stratrun.registry import LOGGERS
 from stratrun.state import TrainState
 
@@ -43,16 +43,7 @@ class LoggerGroup:
         Raises:
             ConfigError: a spec is wrong (on every rank), or the folder cannot be made (on the main one).
         """
-        if isinstance(specs, str | Mapping | type | Logger):
-            specs = [specs]
-        for spec in specs:
-            if isinstance(spec, str | Mapping | type):
-                LOGGERS.check(spec, where="loggers")
-            elif not isinstance(spec, Logger):
-                raise ConfigError(
-                    f"loggers: {spec!r} is no logger; give a name, a dict with 'type' or a Logger object "
-                    f"({nearest('', LOGGERS.names())})"
-                )
+        specs = check_loggers(specs)
         if not is_main:
             return cls()
         folder = RunFolder(work_dir, **storage_options)
@@ -68,10 +59,9 @@ class LoggerGroup:
         """
         check_numbers(values)
         if self.loggers:
-            for value in values.values():
-                self._unread.take(value)
-            numbers = dict(zip(values, self._unread.read(), strict=True))
-            self.log(Record.of(kind, numbers, state))
+            taken = {name: self._unread.take(value) for name, value in values.items()}
+            numbers = self._unread.read()
+            self.log(Record.of(kind, {name: number_of(t, numbers) for name, t in taken.items()}, state))
 
     def log(self, record: Record) -> None:
         if record.kind == PROGRESS:
@@ -118,3 +108,29 @@ class LoggerGroup:
                     f"{type(error).__name__}: {error}",
                     stacklevel=2,
                 )
+
+
+def check_loggers(specs: Any) -> list[Any]:
+    """The specs as a list.
+
+    Raises:
+        ConfigError: one of them is unknown, or is no logger.
+    """
+    if specs is None:
+        return []
+    if isinstance(specs, str | Mapping | type | Logger):
+        specs = [specs]
+    if not isinstance(specs, Iterable):
+        raise ConfigError(f"loggers={specs!r} must be a list of names, dicts with 'type' or Logger objects")
+    listed = list(specs)
+    for spec in listed:
+        entry: Any = spec
+        if isinstance(spec, str | Mapping | type):
+            entry, _ = LOGGERS.check(spec, where="loggers")
+        kind = entry if isinstance(entry, type) else type(spec)
+        if (isinstance(entry, type) or entry is spec) and not issubclass(kind, Logger):
+            raise ConfigError(
+                f"loggers: {spec!r} is no logger; give a name, a dict with 'type' or a Logger object "
+                f"({nearest('', LOGGERS.names())})"
+            )
+    return listed

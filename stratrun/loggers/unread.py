@@ -5,33 +5,42 @@ from torch import Tensor
 
 _CHUNK = 1024
 
+Taken = float | int
+"""A number (always a float), or the place of one that is not read yet (always an int)."""
+
 
 class Unread:
     """Takes numbers, on the host or on any device, and reads them with one transfer a device."""
 
     def __init__(self) -> None:
-        self._numbers: list[float] = []
+        self._count = 0
         self._slots: dict[torch.device, _Slots] = {}
 
-    def take(self, number: Tensor | float) -> int:
-        """Keep a number; returns its place in what `read` will return."""
-        place = len(self._numbers)
-        if isinstance(number, Tensor):
-            device = number.device
-            slots = self._slots.get(device)
-            if slots is None:
-                slots = self._slots[device] = _Slots(device)
-            slots.put(number, place)
-            number = 0.0
-        self._numbers.append(number)
+    def take(self, number: Tensor | float) -> Taken:
+        """Keep a number until it is read; one that is on the host is had at once."""
+        if not isinstance(number, Tensor):
+            return float(number)
+        device = number.device
+        slots = self._slots.get(device)
+        if slots is None:
+            slots = self._slots[device] = _Slots(device)
+        place = self._count
+        slots.put(number, place)
+        self._count = place + 1
         return place
 
     def read(self) -> list[float]:
-        """All numbers by place; then there are none. This waits for the devices."""
-        numbers, self._numbers = self._numbers, []
+        """All tensors by their places; then there are none. This waits for the devices."""
+        numbers = [0.0] * self._count
+        self._count = 0
         for slots in self._slots.values():
             slots.read_into(numbers)
-        return [float(number) for number in numbers]
+        return numbers
+
+
+def number_of(taken: Taken, numbers: list[float]) -> float:
+    """The number itself, given what `read` returned."""
+    return numbers[taken] if type(taken) is int else taken
 
 
 class _Slots:
@@ -45,7 +54,7 @@ class _Slots:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         # Holds every smaller type exactly; not all devices have it.
-        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._dtype = torch.float64 if device.type in ("cpu", "cuda") else torch.float32
         self._chunks: list[Tensor] = []
         self._slots: list[Tensor] = []
         self._places: list[int] = []

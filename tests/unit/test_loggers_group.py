@@ -1,8 +1,12 @@
 """Loggers together: where they are built, where their files go, and what one that fails does."""
 
+import gc
 import re
+import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 import torch
 
 from stratrun.errors import ConfigError, UnknownNameError
-from stratrun.loggers import CsvLogger, Logger, LoggerGroup, Record
+from stratrun.loggers import CsvLogger, Logger, LoggerGroup, Record, RunFolder
 from stratrun.state import TrainState
 
 
@@ -182,21 +186,60 @@ def test_files_of_a_remote_work_dir_are_copied_there(tmp_path: Path, monkeypatch
     remote.rm("/logs", recursive=True)
 
 
-def test_what_could_not_be_copied_is_told_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def broken_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Nothing can be copied to a memory URL until the patch is undone."""
+
+    def fail(*_: Any) -> None:
+        raise OSError("no route")
+
+    remote = fsspec.filesystem("memory")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(remote), "put_file", fail)
+        yield patch
+    if remote.exists("/logs"):
+        remote.rm("/logs", recursive=True)
+
+
+def test_what_could_not_be_copied_is_told_and_copied_later(broken_memory: pytest.MonkeyPatch) -> None:
     group = LoggerGroup.build(["jsonl"], work_dir="memory://logs/run", is_main=True)
     group.log_values({"loss": 0.5}, TrainState())
     assert group.folder is not None
-    remote = type(fsspec.filesystem("memory"))
-    with monkeypatch.context() as patch:
-        patch.setattr(remote, "put_file", lambda *_, **__: (_ for _ in ()).throw(OSError("no route")))
-        with pytest.warns(
-            UserWarning, match=r"could not be copied to memory://.*: no route; they are kept in"
-        ):
-            group.close()
-    # The next time it works, nothing is missing.
+    with pytest.warns(UserWarning, match=r"could not be copied to memory://.*: no route; they are kept in"):
+        group.close()
+    broken_memory.undo()
     group.close()
     assert fsspec.filesystem("memory").exists(f"{group.folder.url}/metrics.jsonl")
-    fsspec.filesystem("memory").rm("/logs", recursive=True)
+    shutil.rmtree(group.folder.path)
+
+
+def test_what_could_not_be_copied_in_the_background_is_told_and_kept(
+    broken_memory: pytest.MonkeyPatch,
+) -> None:
+    folder = RunFolder("memory://logs/run")
+    (folder.path / "file").touch()
+    folder.upload()
+    for thread in threading.enumerate():
+        if thread.name == "stratrun-log-upload":
+            thread.join()
+    with pytest.warns(UserWarning, match="no route"):
+        folder.upload()
+    with pytest.warns(UserWarning, match="no route"):
+        folder.upload(wait=True)
+    path = folder.path
+    del folder
+    gc.collect()
+    assert (path / "file").exists()
+    shutil.rmtree(path)
+
+
+def test_the_stand_in_for_a_remote_folder_goes_when_it_is_not_needed() -> None:
+    folder = RunFolder("memory://logs/run")
+    path = folder.path
+    assert path.is_dir()
+    del folder
+    gc.collect()
+    assert not path.exists()
 
 
 def test_a_password_in_the_work_dir_is_not_shown() -> None:
