@@ -37,12 +37,12 @@ class Feed:
             self._to(self._cursor.epoch + 1)
         self._in_hand, self._pass = None, object()
         mine = self._pass
-        info, move, finish = self._batch, self._move, self.finish
+        info, move, finish, train = self._batch, self._move, self.finish, self._setting.train
         found = self._cursor.batches
         for batch, share in self._source.start(self._cursor):
-            info.size, info.scale, info.positions, info.total, advance = share
-            info.finish = finish
-            self._in_hand = advance
+            info.size, info.scale, info.positions, info.total, self._in_hand = share
+            if train:
+                info.finish = finish
             yield move(batch)
             if self._pass is not mine:
                 raise DataError(
@@ -53,7 +53,7 @@ class Feed:
             finish()
             found += 1
         self._ended = True
-        if self._setting.train and not found:
+        if train and not found:
             raise DataError(
                 f"{self._setting.name}: an epoch without a single batch; check that the data is there, "
                 "and that it can be read more than once"

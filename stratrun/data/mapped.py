@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from torch.utils.data import default_collate
+
 from stratrun.data.batch import batch_size_of
 from stratrun.data.options import LoaderOptions
 from stratrun.data.order import Order, Plan, Share, epoch_order, indices_at
@@ -44,7 +46,8 @@ class OrderedSource(Source):
         # Evaluation draws the same numbers every time, so that results can be compared.
         epoch = cursor.epoch if setting.train else 0
         order = epoch_order(self._seed, epoch, plan.samples, self._shuffle)
-        seeded = self._options.seed_samples and not draws_nothing(self.dataset)
+        plain = draws_nothing(self.dataset) and self._options.collate_fn in (None, default_collate)
+        seeded = self._options.seed_samples and not plain
         base = derive_seed(self._seed, "samples", setting.purpose, epoch)
         self._keys.aim(order, epoch, base if seeded else None, cursor.consumed)
         batches = self._reader.read(base)

@@ -16,13 +16,13 @@ from stratrun.registry.arguments import at
 DEFAULT_BATCH_SIZE = 32
 OWN_KEYS = ("global_batch_size", "seed_samples", "sharded")
 # Handed to workers, so without meaning, and refused by DataLoader, where there are none.
-WORKER_KEYS = ("prefetch_factor", "persistent_workers", "multiprocessing_context", "timeout", "in_order")
+WORKER_KEYS = ("prefetch_factor", "persistent_workers", "multiprocessing_context", "timeout")
 _ORDER_KEYS = ("dataset", "batch_size", "shuffle", "sampler", "batch_sampler", "drop_last", "generator")
 _FLAGS = ("shuffle", "drop_last", "pin_memory", "seed_samples", "sharded")
 _PASSED_ON = tuple(
     key
     for key in inspect.signature(DataLoader).parameters
-    if key not in (*_ORDER_KEYS, "num_workers", "collate_fn", "pin_memory", "pin_memory_device")
+    if key not in (*_ORDER_KEYS, "num_workers", "collate_fn", "pin_memory", "pin_memory_device", "in_order")
 )
 
 
@@ -125,6 +125,11 @@ def check_options(spec: Mapping[str, Any], setting: Setting) -> None:
 def _refuse_unknown(spec: Mapping[str, Any], setting: Setting) -> None:
     places = getattr(spec, "places", {})
     for key in spec:
+        if key == "in_order":
+            raise ConfigError(
+                f"{setting.name}: in_order= has no place here: batches come in the order that the position "
+                f"counts; leave it out{at(places, key)}"
+            )
         if key == "generator":
             raise ConfigError(
                 f"{setting.name}: generator= has no place here: the order is a function of the run's seed "

@@ -61,6 +61,7 @@ MISTAKES: dict[str, tuple[Any, type[StratrunError], str]] = {
         ConfigError,
         "generator= has no place here: the order is a function of the run's seed and the epoch",
     ),
+    "order": ({"dataset": DATA, "in_order": False}, ConfigError, "in_order= has no place here: batches come"),
     "collate": ({"dataset": DATA, "collate_fn": 3}, ConfigError, "collate_fn=3 cannot be called; give"),
     "sampler": ({"dataset": DATA, "sampler": 3}, ConfigError, "sampler=3 cannot be iterated"),
     "sampler, shuffle": (

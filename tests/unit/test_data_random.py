@@ -8,7 +8,7 @@ import numpy
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Sampler, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Sampler, Subset, TensorDataset
 
 from stratrun.data.seeding import draws_nothing, sample_seed
 from tests.feeds import Noisy, NoisyInBatches, Numbers, Stream, make_feed, on_ranks
@@ -167,10 +167,20 @@ def mixed(samples: list[Tensor]) -> Tensor:
     return torch.stack(samples) + random.random() + float(numpy.random.random()) + torch.rand(())
 
 
-@pytest.mark.parametrize("dataset", [Numbers(12), Noisy(12)], ids=["quiet", "noisy"])
+def mixed_rows(samples: list[tuple[Tensor]]) -> Tensor:
+    return mixed([row for (row,) in samples])
+
+
+@pytest.mark.parametrize("kind", ["quiet", "noisy", "rows"])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_collating_draws_is_tied_to_the_batch(dataset: Numbers, workers: int) -> None:
-    spec = {"dataset": dataset, "batch_size": 3, "shuffle": False, "collate_fn": mixed}
+def test_what_collating_draws_is_tied_to_the_batch(kind: str, workers: int) -> None:
+    dataset: Any = {"quiet": Numbers(12), "noisy": Noisy(12), "rows": TensorDataset(torch.arange(12.0))}[kind]
+    spec = {
+        "dataset": dataset,
+        "batch_size": 3,
+        "shuffle": False,
+        "collate_fn": mixed_rows if kind == "rows" else mixed,
+    }
     whole = [batch.tolist() for batch in make_feed(spec)[0]]
     added = {round(batch[0] if isinstance(batch[0], float) else batch[0][0], 6) % 3 for batch in whole}
     assert len(added) == 4
@@ -206,7 +216,7 @@ def test_seeds_of_neighbours_are_far_apart_and_fit() -> None:
 
 
 def test_only_tensors_are_trusted_to_draw_nothing() -> None:
-    rows = torch.utils.data.TensorDataset(torch.ones(2))
+    rows = TensorDataset(torch.ones(2))
     assert draws_nothing(Subset(rows, [0]))
     assert draws_nothing(rows + rows)
     assert not draws_nothing(ConcatDataset([rows, Numbers(2)]))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset, default_collate
 
-from stratrun.data import Feed
+from stratrun.data import Feed, build_feed
 from stratrun.data.order import epoch_order, indices_at
 from stratrun.errors import DataError
 from stratrun.state import BatchInfo
@@ -116,6 +116,16 @@ def test_a_batch_counts_when_finished_or_when_the_next_is_asked_for_and_once() -
             positions.append(feed.batches_done)
     assert positions == [0, 1, 2, 2, 3, 4]
     assert feed.state_dict()["consumed"] == 9
+
+
+def test_reading_evaluation_data_meanwhile_leaves_the_training_batch_to_be_finished() -> None:
+    feed, info = make_feed({"dataset": Numbers(9), "batch_size": 2})
+    other = build_feed(Numbers(4), train=False, seed=0, rank=0, world_size=1, batch=info, move=lambda b: b)
+    next(iter(feed))
+    list(other)
+    assert info.finish is not None
+    info.finish()
+    assert feed.batches_done == 1
 
 
 def test_a_loop_left_early_goes_on_with_the_unfinished_batch() -> None:
