@@ -47,7 +47,7 @@ def read_weights(url: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
 
 def _read_checkpoint(at: Folder) -> dict[str, Any]:
     if not at.exists():
-        raise CheckpointNotFoundError(f"{at} does not exist; {_nearby(at)}")
+        raise CheckpointNotFoundError(missing(at))
     path, steps = look_into(at)
     folder = at.child(path) if path else at
     if steps:
@@ -127,10 +127,13 @@ def _has_tensors(value: Any) -> bool:
     return isinstance(value, Mapping) and any(isinstance(entry, Tensor) for entry in value.values())
 
 
-def _nearby(at: Folder) -> str:
+def missing(at: Folder) -> str:
+    """Say that there is nothing at a URL, and what is nearby."""
     if layout.step_of(at.name) is not None:
-        return neighbours(at)
-    return nearest(at.name, at.parent.names())
+        return f"{at} does not exist; {neighbours(at)}"
+    if not at.parent.exists():
+        return f"{at} does not exist, nor does the folder that it should be in; check the path"
+    return f"{at} does not exist; {nearest(at.name, at.parent.names())}"
 
 
 def _first_line(error: Exception) -> str:

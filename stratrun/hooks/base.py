@@ -60,6 +60,30 @@ POINTS: dict[str, tuple[str, ...]] = {
 }
 """Built-in points, with the details that each gives beside `runner`."""
 
+FOREIGN_POINTS = {
+    "on_fit_start": "before_run",
+    "on_fit_end": "after_run",
+    "on_train_start": "before_train",
+    "on_train_end": "after_train",
+    "on_train_begin": "before_train",
+    "on_train_epoch_start": "before_train_epoch",
+    "on_train_epoch_end": "after_train_epoch",
+    "on_epoch_begin": "before_train_epoch",
+    "on_epoch_end": "after_train_epoch",
+    "on_train_batch_start": "before_train_iter",
+    "on_train_batch_end": "after_train_iter",
+    "on_step_begin": "before_train_iter",
+    "on_step_end": "after_train_iter",
+    "on_validation_start": "before_val",
+    "on_validation_end": "after_val",
+    "on_validation_epoch_start": "before_val_epoch",
+    "on_validation_epoch_end": "after_val_epoch",
+    "on_validation_batch_end": "after_val_iter",
+    "on_save_checkpoint": "before_save_checkpoint",
+    "on_load_checkpoint": "after_load_checkpoint",
+}
+"""What other frameworks call a point of ours, for messages."""
+
 PRIORITIES = {
     "HIGHEST": 0,
     "VERY_HIGH": 10,

@@ -53,9 +53,11 @@ class CheckpointHook(Hook):
         keep_best: int = 1,
     ) -> None:
         for name, count in (("interval", interval), ("keep_last", keep_last), ("keep_best", keep_best)):
-            if count is not None and count < 1:
+            if count is None and name != "keep_best":
+                continue
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 mend = "" if name == "keep_best" else f"; {name}=None turns it off"
-                raise ConfigError(f"{name}={count} must be at least 1{mend}")
+                raise ConfigError(f"{name}={count!r} must be a whole number, at least 1{mend}")
         self.interval = interval
         self.by_epoch = by_epoch
         self.keep_last = keep_last
@@ -64,6 +66,11 @@ class CheckpointHook(Hook):
         self._rules = _rules(save_best, rule)
         self._saved_at = -1
         self._best: dict[str, list[tuple[float, int]]] = {name: [] for name in self._rules}
+
+    @property
+    def watched(self) -> list[str]:
+        """The metrics whose best checkpoints are kept."""
+        return list(self._rules)
 
     @property
     def best(self) -> dict[str, tuple[float, int]]:

@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stratrun.errors import ConfigError, nearest
-from stratrun.hooks.base import POINTS, PRIORITIES, Hook
+from stratrun.hooks.base import FOREIGN_POINTS, POINTS, PRIORITIES, Hook
 
 if TYPE_CHECKING:
     from stratrun.context import RunContext
@@ -51,7 +51,7 @@ class HookList:
         methods = dict(_methods_of(hook))
         calls = {point: _adapter(hook, point, method) for point, method in methods.items()}
         for point in calls:
-            if point not in POINTS and point.startswith(("before_", "after_", "on_")):
+            if point not in POINTS and _looks_like_a_point(point):
                 self._waiting.setdefault(point, type(hook).__name__)
         self._hooks.append((place, hook))
         self._hooks.sort(key=lambda entry: entry[0])
@@ -77,11 +77,13 @@ class HookList:
 
     def never_called(self) -> list[str]:
         """Methods that look like points and were not called by any loop, each with what was meant."""
-        return [
-            f"{hook}.{point} was never called; did you mean {near[0]!r}?"
-            for point, hook in self._waiting.items()
-            if (near := get_close_matches(point, POINTS, n=1, cutoff=0.7))
-        ]
+        told = []
+        for point, hook in self._waiting.items():
+            near = get_close_matches(point, POINTS, n=1, cutoff=0.7)
+            meant = FOREIGN_POINTS.get(point) or (near[0] if near else None)
+            if meant is not None:
+                told.append(f"{hook}.{point} is a point that no loop calls; did you mean {meant!r}?")
+        return told
 
     def describe(self) -> str:
         """The order of calls: each point that any hook has, in the order of a run, with its hooks."""
@@ -112,6 +114,10 @@ def parse_priority(priority: int | str) -> int:
             f"priority={priority!r} must be a whole number from 0 to 100, or a name such as 'HIGH'"
         )
     return priority
+
+
+def _looks_like_a_point(name: str) -> bool:
+    return name.startswith(("before_", "after_", "on_")) or bool(get_close_matches(name, POINTS, 1, 0.9))
 
 
 def _methods_of(hook: Hook) -> Iterator[tuple[str, Callable[..., Any]]]:

@@ -56,12 +56,17 @@ class Schedule:
 def check(spec: Any, optimizers: Iterable[str] = (DEFAULT,)) -> None:
     """Refuse what could not be built, building nothing."""
     names = list(optimizers)
-    for where, one in _each(spec):
+    for where, one in each(spec):
         if isinstance(one, Mapping):
             target = one.get("optimizer", names[0])
             if target not in names:
                 raise ConfigError(
                     f"{where}: no optimizer is called {target!r}; {nearest(str(target), names)}"
+                )
+            if not isinstance(one.get("by_epoch", True), bool):
+                raise ConfigError(
+                    f"{where}: by_epoch={one['by_epoch']!r} must be True (move after each epoch) or False "
+                    "(after each update)"
                 )
             entry, options = PARAM_SCHEDULERS.check(
                 edited(one, drop=_OURS), where=where, given=("optimizer",)
@@ -79,8 +84,20 @@ def check(spec: Any, optimizers: Iterable[str] = (DEFAULT,)) -> None:
 
 
 def build(spec: Any, optimizers: Mapping[str, Optimizer]) -> list[Schedule]:
-    """The schedules of a spec: one, or a list of them that act together."""
-    return [_build_one(one, optimizers, where) for where, one in _each(spec)]
+    """The schedules of a spec: one, or a list of them that act together.
+
+    Raises:
+        ConfigError: a ready one belongs to an optimizer that the run does not use.
+    """
+    schedules = [_build_one(one, optimizers, where) for where, one in each(spec)]
+    own = {id(optimizer) for optimizer in optimizers.values()}
+    for (where, _), schedule in zip(each(spec), schedules, strict=True):
+        if id(schedule.scheduler.optimizer) not in own:
+            raise ConfigError(
+                f"{where}: the given {type(schedule.scheduler).__name__} moves the learning rate of another "
+                "optimizer than the run's; give that optimizer as optimizer= too, or a dict with 'type'"
+            )
+    return schedules
 
 
 def _build_one(spec: Any, optimizers: Mapping[str, Optimizer], where: str) -> Schedule:
@@ -103,7 +120,8 @@ def _build_one(spec: Any, optimizers: Mapping[str, Optimizer], where: str) -> Sc
     return Schedule(made, by_epoch=spec.get("by_epoch", True), monitor=spec.get("monitor"))
 
 
-def _each(spec: Any) -> list[tuple[str, Any]]:
+def each(spec: Any) -> list[tuple[str, Any]]:
+    """The specs of single schedules, and what the user calls each."""
     if spec is None:
         return []
     if isinstance(spec, list | tuple):

@@ -1,49 +1,22 @@
-"""Parts of a run out of what the form says: first checked, all of them, then built one by one."""
+"""Parts of a run out of what the form says, built one by one. `checks` comes first."""
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 from torch.nn import functional
 
-from stratrun.errors import ConfigError, MissingArgumentError, nearest
-from stratrun.hooks import Hook
+from stratrun.errors import ConfigError, UnknownNameError, nearest
 from stratrun.hooks.dispatch import HookList, parse_priority
 from stratrun.loops import BaseLoop
 from stratrun.loops.evaluate import names_loaders
-from stratrun.optim import optimizer as optimizers
-from stratrun.optim import scheduler as schedules
 from stratrun.registry import HOOKS, LOOPS, MODELS
-from stratrun.registry.arguments import parameters_of
+from stratrun.registry.arguments import at
 from stratrun.registry.spec import edited
-from stratrun.runner.form import DEFAULT_HOOKS, Form, Job, default_hooks
+from stratrun.runner.form import Form, default_hooks
 
 _LOOPS = {"val": "ValLoop", "test": "TestLoop", "predict": "PredictLoop"}
-
-
-def check(form: Form, job: Job) -> None:
-    """Refuse what could not be built for this job, building nothing.
-
-    Raises:
-        ConfigError: names the argument, the value and the nearest that would do.
-    """
-    check_model(form.model)
-    check_loss(form.loss)
-    check_hooks(form)
-    if job == "train" and form.optimizer is not None:
-        optimizers.check(form.optimizer)
-        schedules.check(form.param_scheduler, list(optimizers.specs(form.optimizer)))
-    for one in ("train", "val") if job == "train" and form.validates else (job,):
-        check_loop(form, one)
-
-
-def check_model(spec: Any) -> None:
-    if isinstance(spec, str | type | Mapping):
-        MODELS.check(spec, where="model")
-    elif not isinstance(spec, nn.Module) and not callable(spec):
-        raise ConfigError(
-            f"model={spec!r} is no model; give an nn.Module, dict(type=...), or a function that returns one"
-        )
 
 
 def build_model(spec: Any) -> nn.Module:
@@ -56,68 +29,27 @@ def build_model(spec: Any) -> nn.Module:
     return built
 
 
-def check_loss(spec: Any) -> None:
-    if isinstance(spec, str) and _functional(spec) is not None:
-        return
-    if isinstance(spec, str | type | Mapping):
-        MODELS.check(spec, where="loss")
-    elif spec is not None and not callable(spec):
-        raise ConfigError(
-            f"loss={spec!r} is no loss; give a function of (outputs, targets), a module such as "
-            "nn.CrossEntropyLoss(), or a name such as 'cross_entropy'"
-        )
-
-
 def build_loss(spec: Any) -> Callable[..., Any] | None:
     """A name is that of a function in `torch.nn.functional`, or of a class in `torch.nn`."""
-    if isinstance(spec, str) and (found := _functional(spec)) is not None:
-        return found
+    if isinstance(spec, str):
+        return functional_loss(spec) or MODELS.build(spec, where="loss")
     built: Callable[..., Any] | None = MODELS.build(spec, where="loss")
     return built
 
 
-def check_hooks(form: Form) -> None:
-    for name in form.default_hooks or {}:
-        if name not in DEFAULT_HOOKS:
-            raise ConfigError(
-                f"default_hooks: no default hook is called {name!r}; {nearest(name, DEFAULT_HOOKS)} "
-                "A hook of your own goes into custom_hooks"
-            )
+def hook_specs(form: Form) -> list[tuple[str, Any]]:
+    """Every hook of the form, and what the user calls it: the default hooks, then the user's."""
     named = [(f"default_hooks.{name}", spec) for name, spec in default_hooks(form).items()]
-    for where, spec in [*named, *_custom(form)]:
-        options, _ = _split_priority(spec)
-        if isinstance(options, str | type | Mapping):
-            HOOKS.check(options, where=where)
-        elif not isinstance(options, Hook):
-            raise ConfigError(
-                f"{where}: {options!r} is no hook; give a Hook object, a name, or dict(type=...) "
-                "of a class that derives from stratrun.hooks.Hook"
-            )
+    return [*named, *((f"custom_hooks.{i}", spec) for i, spec in enumerate(form.custom_hooks))]
 
 
 def build_hooks(form: Form) -> HookList:
     """The default hooks, then the user's."""
     hooks = HookList()
-    named = [(f"default_hooks.{name}", spec) for name, spec in default_hooks(form).items()]
-    for where, spec in [*named, *_custom(form)]:
-        options, priority = _split_priority(spec)
+    for where, spec in hook_specs(form):
+        options, priority = split_priority(spec, where)
         hooks.register(HOOKS.build(options, where=where), priority)
     return hooks
-
-
-def check_loop(form: Form, job: str) -> None:
-    spec = loop_spec(form, job)
-    if isinstance(spec, BaseLoop):
-        return
-    where = f"{job}_cfg"
-    entry, _ = LOOPS.check(spec, where=where, given=("runner", "dataloader"), offer=("evaluator",))
-    evaluator = (parameters_of(entry) or {}).get("evaluator")
-    required = evaluator is not None and evaluator.default is evaluator.empty
-    if required and form.of(job, "evaluator") is None and "evaluator" not in spec:
-        raise MissingArgumentError(
-            f"{job}_dataloader is given, but no {job}_evaluator to measure on it; "
-            f"give for example {job}_evaluator=dict(type='Accuracy')"
-        )
 
 
 def loop_spec(form: Form, job: str) -> Any:
@@ -138,15 +70,22 @@ def loop_spec(form: Form, job: str) -> Any:
 
 
 def _train_spec(spec: Mapping[str, Any]) -> Any:
-    by_epoch = spec.get("by_epoch", "max_iters" not in spec)
+    by_epoch = spec.get("by_epoch", "max_epochs" in spec or "max_iters" not in spec)
     if not isinstance(by_epoch, bool):
         raise ConfigError(f"train_cfg: by_epoch={by_epoch!r} must be True or False")
     wanted, other = ("max_epochs", "max_iters") if by_epoch else ("max_iters", "max_epochs")
+    if wanted in spec and other in spec:
+        raise ConfigError(
+            f"train_cfg: {wanted}={spec[wanted]!r} and {other}={spec[other]!r} both say how long to train; "
+            f"give one of them{at(getattr(spec, 'places', {}), other)}"
+        )
     if wanted not in spec and other in spec:
         raise ConfigError(
             f"train_cfg: by_epoch={by_epoch} needs {wanted}, but {other} is given; "
             f"write by_epoch={not by_epoch}, or {wanted}=..."
         )
+    if wanted not in spec and not any(get_close_matches(str(key), [wanted]) for key in spec):
+        raise ConfigError(f"train_cfg does not say how long to train; add {wanted}=...")
     name = "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop"
     return edited(spec, drop=["by_epoch"], put={"type": name})
 
@@ -167,19 +106,36 @@ def build_loop(runner: Any, form: Form, job: str) -> BaseLoop:
     return loop
 
 
-def _custom(form: Form) -> list[tuple[str, Any]]:
-    return [(f"custom_hooks.{i}", spec) for i, spec in enumerate(form.custom_hooks)]
-
-
-def _split_priority(spec: Any) -> tuple[Any, int | None]:
+def split_priority(spec: Any, where: str) -> tuple[Any, int | None]:
     if not isinstance(spec, Mapping) or "priority" not in spec:
         return spec, None
-    return edited(spec, drop=["priority"]), parse_priority(spec["priority"])
+    try:
+        priority = parse_priority(spec["priority"])
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}{at(getattr(spec, 'places', {}), 'priority')}") from error
+    return edited(spec, drop=["priority"]), priority
 
 
-def _functional(name: str) -> Callable[..., Any] | None:
+def functional_loss(name: str) -> Callable[..., Any] | None:
+    """The function in `torch.nn.functional`; None for a name of something in `MODELS`.
+
+    Raises:
+        UnknownNameError: it is neither.
+    """
     found = getattr(functional, name, None)
-    return found if callable(found) and not name.startswith("_") and name.islower() else None
+    if callable(found) and not name.startswith("_") and name.islower():
+        return found  # type: ignore[no-any-return]
+    known = [key for key in vars(functional) if key.islower() and ("loss" in key or "entropy" in key)]
+    try:
+        MODELS.check(name, where="loss")
+    except UnknownNameError as error:
+        if name != name.lower() and nearest(name, MODELS.names()).startswith("did"):
+            raise
+        raise UnknownNameError(
+            f"loss={name!r} is no function of torch.nn.functional, and no registered class; "
+            f"{nearest(name, known)}"
+        ) from error
+    return None
 
 
 def _example(job: str) -> str:

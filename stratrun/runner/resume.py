@@ -1,13 +1,47 @@
 """Where a run goes on from: a checkpoint, weights, or nothing."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
-from stratrun.checkpoint import read_weights
+from stratrun.checkpoint import look_into, missing, read_weights
+from stratrun.distributed import Collectives
 from stratrun.engine import Engine
 from stratrun.errors import CheckpointError, CheckpointNotFoundError
 from stratrun.runner import persistence
 from stratrun.runner.form import Form
 from stratrun.runner.inside import Inside
+from stratrun.storage import Folder
+
+
+def check(runner: Inside, ranks: Collectives, form: Form, job: str) -> None:
+    """Refuse a run that has nothing to go on from, or would get into another's way, before it is built.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or `work_dir` holds those of another run.
+    """
+    if job == "train" and runner.iter == 0:
+        if form.resume is False:
+            runner.checkpointer.claim()
+        elif form.resume != "auto":
+            folder = runner.checkpointer.folder if form.resume is True else Folder(os.fspath(form.resume))
+            ranks.agree(_lacking(f"resume={form.resume!r}", folder, ranks.is_main), "resuming")
+    if form.load_from is not None and not runner.has_weights:
+        error = None
+        if ranks.is_main and not Folder(form.load_from).exists():
+            error = CheckpointNotFoundError(
+                f"load_from={str(form.load_from)!r}: {missing(Folder(form.load_from))}"
+            )
+        ranks.agree(error, "loading weights")
+
+
+def _lacking(given: str, folder: Folder, is_main: bool) -> Exception | None:
+    try:
+        if is_main:
+            look_into(folder)
+    except CheckpointNotFoundError as error:
+        return CheckpointNotFoundError(f"{given}: {error}; resume='auto' starts anew where there is none")
+    return None
 
 
 def load(runner: Inside, form: Form) -> str:
@@ -38,11 +72,41 @@ def load_weights(engine: Engine, path: str | os.PathLike[str]) -> None:
     Raises:
         CheckpointError: some differ; says which.
     """
-    weights = read_weights(path)
+    given = f"load_from={str(path)!r}"
+    try:
+        weights = read_weights(path)
+    except CheckpointError as error:
+        raise type(error)(f"{given}: {error}") from error
+    misfits = _misfits(weights, engine.state_module.state_dict())
+    if misfits:
+        raise CheckpointError(f"{given} does not fit the model: {misfits}")
     try:
         engine.state_module.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"load_from={str(path)!r} does not fit the model: {error}") from error
+        raise CheckpointError(f"{given} does not fit the model: {error}") from error
+
+
+def _misfits(weights: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """How names and shapes differ from the model's; nothing where they do not."""
+    lacking, foreign = (
+        [name for name in own if name not in weights],
+        [name for name in weights if name not in own],
+    )
+    told = []
+    if lacking:
+        told.append(f"it lacks {_some(lacking)}")
+    if foreign:
+        told.append(f"it has {_some(foreign)}, which the model has not")
+    for name in own:
+        shapes = [tuple(getattr(one.get(name), "shape", ())) for one in (weights, own)]
+        if name in weights and shapes[0] != shapes[1]:
+            told.append(f"{name!r} has the shape {shapes[0]}, and {shapes[1]} in the model")
+    return "; ".join(told[:4])
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(map(repr, names[:3]))
+    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
 def _resume(runner: Inside, form: Form) -> str | None:

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Self
 
+from stratrun.errors import ConfigError
 from stratrun.loops import BaseLoop
 from stratrun.registry import RUNNERS
 from stratrun.registry.spec import edited
-from stratrun.runner import parts, resume, start, summary
-from stratrun.runner.environment import parse_env, parse_randomness
+from stratrun.runner import checks, parts, resume, start, summary
 from stratrun.runner.form import DEFAULT_LOGGERS, Form, Job, require
 from stratrun.runner.inside import Inside
 
@@ -87,6 +87,11 @@ class Runner(Inside):
         Raises:
             ConfigError: a key is no argument of the runner; names the nearest.
         """
+        if not isinstance(cfg, Mapping):
+            raise ConfigError(
+                f"from_cfg({cfg!r}): a config is a dict or a Config, not {type(cfg).__name__}; "
+                "read a file with Config.load(path)"
+            )
         spec = edited(cfg, drop=["runner_type"], put={"type": cfg.get("runner_type", cls)})
         entry, arguments = RUNNERS.check(spec, where="config")
         runner: Self = entry(**{"cfg": cfg, **arguments})
@@ -126,10 +131,9 @@ class Runner(Inside):
     def _prepare(self, job: Job) -> BaseLoop:
         """Check everything that the job needs, then build it."""
         require(self._form, job)
-        parts.check(self._form, job)
-        parse_env(self._form.env_cfg)
-        parse_randomness(self._form.randomness)
-        _ = self.hooks
+        checks.check(self._form, job)
+        checks.check_hooked(self._form, job, self.hooks)
+        resume.check(self, self._started.ranks, self._form, job)
         if not self._placed:
             self.engine.place(parts.build_model(self._form.model), parts.build_loss(self._form.loss))
             self._placed = True
@@ -157,6 +161,7 @@ class Runner(Inside):
     def _running(self, job: Job) -> Iterator[None]:
         self._job = job
         self.state.should_stop = False
+        start.open_loggers(self._started, self._form)
         try:
             self.call_hooks("before_run")
             origin = resume.load(self, self._form)

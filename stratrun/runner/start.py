@@ -41,6 +41,8 @@ class Started:
     feeding: dict[str, Any]
     device: torch.device
     owns_group: bool
+    writes: bool = False
+    """Whether the loggers are open."""
 
     def close(self) -> None:
         self.loggers.close()
@@ -74,7 +76,7 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
         engine=wiring.engine,
         ranks=ranks,
         records=RecordBuffer(ranks),
-        loggers=_open_loggers(form, work_dir, ranks),
+        loggers=LoggerGroup(),
         checkpointer=Checkpointer(Folder(work_dir).child("checkpoints"), ranks, run_id=run_id),
         work_dir=work_dir,
         seed=seed,
@@ -92,18 +94,22 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
     )
 
 
-def _open_loggers(form: Form, work_dir: str, ranks: Collectives) -> LoggerGroup:
+def open_loggers(started: Started, form: Form) -> None:
+    """Begin to write, once: not before everything is built, so that a refused run leaves nothing behind."""
+    if started.writes:
+        return
+    started.writes = True
+    ranks, work_dir = started.ranks, started.work_dir
     error: Exception | None = None
-    loggers = LoggerGroup()
     try:
         loggers = LoggerGroup.build(form.loggers, work_dir=work_dir, is_main=ranks.is_main)
+        started.loggers = loggers
         if form.cfg is not None:
             loggers.log_config(Config(form.cfg).to_yaml())
     except Exception as caught:
         error = caught
     # Only the main rank writes: the others must hear of it when it cannot.
     ranks.agree(error, f"opening work_dir={work_dir!r}")
-    return loggers
 
 
 def prepare_training(form: Form, engine: Engine) -> list[Schedule]:

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from stratrun import Runner
 from stratrun.errors import ConfigError
+from stratrun.evaluation import BaseMetric
 from stratrun.hooks import Hook
 from stratrun.runner import BaseLoop
 from tests.problems import perceptron, points
@@ -46,6 +47,15 @@ class BombHook(Bomb, Hook):
     pass
 
 
+class BombMetric(Bomb, BaseMetric):
+    """A metric."""
+
+    def process(self, data_batch: Any, data_samples: Any) -> None: ...
+
+    def compute_metrics(self, results: list[Any]) -> dict[str, Any]:
+        return {}
+
+
 class BombLoop(Bomb, BaseLoop):
     def run(self) -> None: ...
 
@@ -73,8 +83,8 @@ BOMBS: dict[str, Any] = {
     "val_cfg": {"type": BombLoop},
     "test_cfg": {"type": BombLoop},
     "predict_cfg": {"type": BombLoop},
-    "val_evaluator": {"type": Bomb},
-    "test_evaluator": {"type": Bomb},
+    "val_evaluator": {"type": BombMetric},
+    "test_evaluator": {"type": BombMetric},
     "optimizer": {"type": BombOptimizer, "lr": 0.1},
     "param_scheduler": bomb,
     "loggers": (),

@@ -174,9 +174,9 @@ def test_a_name_that_tells_no_rule_is_refused(name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"interval": 0}, "interval=0 must be at least 1; interval=None"),
-        ({"keep_last": 0}, "keep_last=0 must be at least 1; keep_last=None"),
-        ({"keep_best": 0}, "keep_best=0 must be at least 1"),
+        ({"interval": 0}, "interval=0 must be a whole number, at least 1; interval=None"),
+        ({"keep_last": 0}, "keep_last=0 must be a whole number, at least 1; keep_last=None"),
+        ({"keep_best": 0}, "keep_best=0 must be a whole number, at least 1"),
         (
             {"save_best": "loss", "rule": "min"},
             "rule='min' of metric 'loss' is unknown; known: greater, less",

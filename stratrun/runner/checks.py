@@ -1,0 +1,224 @@
+"""Everything about a form that can be refused while nothing is built, connected or written yet."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from stratrun.data import check_data
+from stratrun.engine import Clipping
+from stratrun.errors import ConfigError, MissingArgumentError, nearest
+from stratrun.evaluation import check_evaluator
+from stratrun.hooks import CheckpointHook, Hook
+from stratrun.hooks.dispatch import HookList
+from stratrun.loggers import check_loggers
+from stratrun.loops import BaseLoop
+from stratrun.loops.evaluate import evaluators_of, names_loaders
+from stratrun.optim import optimizer as optimizers
+from stratrun.optim import scheduler as schedules
+from stratrun.registry import HOOKS, LOOPS, MODELS
+from stratrun.registry.arguments import at, parameters_of
+from stratrun.runner.environment import parse_env, parse_randomness
+from stratrun.runner.form import DEFAULT_HOOKS, Form, Job
+from stratrun.runner.parts import functional_loss, hook_specs, loop_spec, split_priority
+from stratrun.storage import Folder
+
+_JOBS: tuple[Job, ...] = ("train", "val", "test", "predict")
+# What is meant as a word of ours, and would be taken for a path.
+_YES = ("true", "yes", "on", "latest", "last", "newest", "best")
+
+
+def check(form: Form, job: Job) -> None:
+    """Refuse what could not be built for this job, building nothing.
+
+    Raises:
+        ConfigError: names the argument, the value and the nearest that would do.
+    """
+    check_model(form.model)
+    check_loss(form.loss)
+    check_hooks(form)
+    Clipping.parse(form.clip_grad)
+    parse_env(form.env_cfg)
+    parse_randomness(form.randomness)
+    check_loggers(form.loggers)
+    check_work_dir(form.work_dir)
+    check_origin(form)
+    if job == "train" and form.optimizer is not None:
+        optimizers.check(form.optimizer)
+        schedules.check(form.param_scheduler, list(optimizers.specs(form.optimizer)))
+    for one in ("train", "val") if job == "train" and form.validates else (job,):
+        check_loop(form, one)
+        _check_loaders(form, one)
+
+
+def check_model(spec: Any) -> None:
+    if isinstance(spec, str | type | Mapping):
+        MODELS.check(spec, where="model")
+    elif not isinstance(spec, nn.Module) and not callable(spec):
+        raise ConfigError(
+            f"model={spec!r} is no model; give an nn.Module, dict(type=...), or a function that returns one"
+        )
+
+
+def check_loss(spec: Any) -> None:
+    if isinstance(spec, str):
+        functional_loss(spec)
+    elif isinstance(spec, type | Mapping):
+        MODELS.check(spec, where="loss")
+    elif spec is not None and not callable(spec):
+        raise ConfigError(
+            f"loss={spec!r} is no loss; give a function of (outputs, targets), a module such as "
+            "nn.CrossEntropyLoss(), or a name such as 'cross_entropy'"
+        )
+
+
+def check_hooks(form: Form) -> None:
+    _refuse_other_kinds(form)
+    for name in form.default_hooks or {}:
+        if name not in DEFAULT_HOOKS:
+            raise ConfigError(
+                f"default_hooks: no default hook is called {name!r}; {nearest(str(name), DEFAULT_HOOKS)} "
+                "A hook of your own goes into custom_hooks"
+            )
+    for where, spec in hook_specs(form):
+        options, _ = split_priority(spec, where)
+        entry: Any = options
+        if isinstance(options, str | type | Mapping):
+            entry, _ = HOOKS.check(options, where=where)
+        # What a function returns is seen when it is called.
+        if isinstance(entry, type) or entry is options:
+            kind = entry if isinstance(entry, type) else type(entry)
+            if not issubclass(kind, Hook):
+                shown = kind.__name__ if hasattr(kind, "__name__") else repr(options)
+                raise ConfigError(
+                    f"{where}: {shown} is no hook; give an object, a name, or dict(type=...) "
+                    "of a class that derives from stratrun.hooks.Hook"
+                )
+
+
+def check_hooked(form: Form, job: Job, hooks: HookList) -> None:
+    """Refuse hooks, and schedules, that would wait in vain for what no part of the job gives them.
+
+    Raises:
+        ConfigError: a point that none of our loops calls is a near miss of one that they call, or
+            a metric is waited for and there is no validation.
+    """
+    # A loop of the user's may call points of its own, and validate in its own way.
+    if any(_of_the_user(form, one) for one in _JOBS):
+        return
+    for text in hooks.never_called():
+        raise ConfigError(text)
+    if job != "train" or form.validates:
+        return
+    mend = "but there is none without a val_dataloader; give one, and a val_evaluator"
+    for hook in hooks:
+        if isinstance(hook, CheckpointHook) and hook.watched:
+            raise ConfigError(f"save_best={hook.watched[0]!r} is a result of validation, {mend}")
+    for _, spec in schedules.each(form.param_scheduler):
+        monitor = spec.get("monitor") if isinstance(spec, Mapping) else getattr(spec, "monitor", None)
+        if monitor is not None:
+            raise ConfigError(f"param_scheduler: monitor={monitor!r} is a result of validation, {mend}")
+
+
+def check_loop(form: Form, job: str) -> None:
+    spec = loop_spec(form, job)
+    if isinstance(spec, BaseLoop):
+        return
+    where = f"{job}_cfg"
+    entry, options = LOOPS.check(spec, where=where, given=("runner", "dataloader"), offer=("evaluator",))
+    if isinstance(entry, type):
+        if not issubclass(entry, BaseLoop):
+            raise ConfigError(
+                f"{where}: {entry.__name__} is no loop; derive it from stratrun.runner.BaseLoop"
+            )
+        try:
+            entry.check(options)
+        except ConfigError as error:
+            key = str(error).partition("=")[0]
+            raise ConfigError(f"{where}: {error}{at(getattr(spec, 'places', {}), key)}") from error
+    evaluator = (parameters_of(entry) or {}).get("evaluator")
+    required = evaluator is not None and evaluator.default is evaluator.empty
+    if required and form.of(job, "evaluator") is None and "evaluator" not in spec:
+        raise MissingArgumentError(
+            f"{job}_dataloader is given, but no {job}_evaluator to measure on it; "
+            f"give for example {job}_evaluator=dict(type='Accuracy')"
+        )
+
+
+def check_work_dir(spec: Any) -> None:
+    """Refuse a folder that cannot be made or written to, as far as can be told without trying."""
+    if spec is None:
+        return
+    if not isinstance(spec, str | os.PathLike) or not os.fspath(spec):
+        raise ConfigError(f"work_dir={spec!r} is no path or URL; give one, such as 'work_dirs/first'")
+    path = Folder(os.fspath(spec)).local_path()
+    if path is None:
+        return
+    shown = f"work_dir={os.fspath(spec)!r}"
+    there = next((one for one in (path, *path.parents) if one.exists()), Path("/"))
+    if not there.is_dir():
+        raise ConfigError(f"{shown} cannot be written: {there} is a file; choose another work_dir")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{shown} cannot be written: this user has no right to write in {there}; choose another work_dir"
+        )
+
+
+def check_origin(form: Form) -> None:
+    resume, weights = form.resume, form.load_from
+    if not isinstance(resume, bool | str | os.PathLike) or resume == "":
+        raise ConfigError(f"resume={resume!r} must be True, False, 'auto', or the path of a checkpoint")
+    if isinstance(resume, str) and resume.lower() in _YES:
+        raise ConfigError(
+            f"resume={resume!r} would be taken for a path; write True for the newest checkpoint in work_dir, "
+            "'auto' for the same if there is one, or the path of a checkpoint"
+        )
+    if weights is not None and not isinstance(weights, str | os.PathLike):
+        raise ConfigError(
+            f"load_from: {type(weights).__name__} is no path; give that of a checkpoint or of weights, "
+            "or load what you have into the model itself"
+        )
+    if weights is not None and resume not in (False, "auto"):
+        raise ConfigError(
+            f"resume={resume!r} and load_from={os.fspath(weights)!r} both say where weights come from; "
+            "give one of them, or resume='auto', which falls back on load_from where there is no checkpoint"
+        )
+
+
+def _refuse_other_kinds(form: Form) -> None:
+    if form.default_hooks is not None and not isinstance(form.default_hooks, Mapping):
+        raise ConfigError(
+            f"default_hooks must be a dict of {', '.join(DEFAULT_HOOKS)}, got a "
+            f"{type(form.default_hooks).__name__}; hooks of your own go into custom_hooks=[...]"
+        )
+    given = form.custom_hooks
+    if not isinstance(given, list | tuple):
+        shown = repr(given) if isinstance(given, str | Mapping | None) else type(given).__name__
+        raise ConfigError(f"custom_hooks={shown} must be a list of hooks; write custom_hooks=[...]")
+
+
+def _of_the_user(form: Form, job: Job) -> bool:
+    """Whether the loop of a job is not one of ours, so that its points and its needs are unknown."""
+    spec = form.of(job, "cfg")
+    if isinstance(spec, Mapping):
+        spec = spec.get("type")
+    if isinstance(spec, str):
+        spec = LOOPS.get(spec) if "." not in spec else None
+    kind = spec if isinstance(spec, type) else type(spec)
+    return kind is not type(None) and not kind.__module__.startswith("stratrun.loops")
+
+
+def _check_loaders(form: Form, job: Job) -> None:
+    loaders, evaluator = form.of(job, "dataloader"), form.of(job, "evaluator")
+    named = dict(loaders) if names_loaders(loaders) else {"": loaders}
+    for name, one in named.items():
+        check_data(one, f"{job}_dataloader.{name}".rstrip("."), train=job == "train")
+    if evaluator is None:
+        return
+    if not _of_the_user(form, job):
+        for name, one in evaluators_of(job, named, evaluator).items():
+            check_evaluator(one, f"{job}_evaluator" if one is evaluator else f"{job}_evaluator.{name}")
+    elif not isinstance(evaluator, Mapping) or "type" in evaluator or "metrics" in evaluator:
+        check_evaluator(evaluator, f"{job}_evaluator")
