@@ -61,6 +61,10 @@ POINTS: dict[str, tuple[str, ...]] = {
 """Built-in points, with the details that each gives beside `runner`."""
 
 FOREIGN_POINTS = {
+    "before_iter": "before_train_iter",
+    "after_iter": "after_train_iter",
+    "before_epoch": "before_train_epoch",
+    "after_epoch": "after_train_epoch",
     "on_fit_start": "before_run",
     "on_fit_end": "after_run",
     "on_train_start": "before_train",

@@ -79,7 +79,8 @@ class HookList:
         """Methods that look like points and were not called by any loop, each with what was meant."""
         told = []
         for point, hook in self._waiting.items():
-            near = get_close_matches(point, POINTS, n=1, cutoff=0.7)
+            # Not closer: points that a loop invents are often spelt like ours.
+            near = get_close_matches(point, POINTS, n=1, cutoff=0.85)
             meant = FOREIGN_POINTS.get(point) or (near[0] if near else None)
             if meant is not None:
                 told.append(f"{hook}.{point} is a point that no loop calls; did you mean {meant!r}?")
