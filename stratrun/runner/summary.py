@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from stratrun.checkpoint.layout import name_of
+from stratrun.hooks import CheckpointHook
 from stratrun.runner.form import Form
 from stratrun.runner.inside import Inside
 
@@ -32,8 +34,18 @@ def at_end(runner: Inside, job: str, form: Form) -> str:
         lines.append(f"  logs: {runner.log_folder}")
     if job == "train" and runner.last_checkpoint:
         lines.append(f"  checkpoint: {runner.last_checkpoint}")
-        lines.append(f"  next: {_next(runner, form, runner.last_checkpoint)}")
+        best = _best(runner, runner.last_checkpoint)
+        lines += [f"  best {what}: {checkpoint}" for what, checkpoint in best.items()]
+        lines.append(f"  next: {_next(runner, form, next(iter(best.values()), runner.last_checkpoint))}")
     return "\n".join(lines)
+
+
+def _best(runner: Inside, last: str) -> dict[str, str]:
+    """What was best of each metric that was watched, and the checkpoint that was saved then."""
+    folder = last.rpartition("/")[0]
+    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    found = [item for hook in hooks for item in hook.best.items()]
+    return {f"{name}={value:.4g}": f"{folder}/{name_of(at)}" for name, (value, at) in found}
 
 
 def _next(runner: Inside, form: Form, checkpoint: str) -> str:

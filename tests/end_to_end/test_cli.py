@@ -102,6 +102,23 @@ def test_ddp_without_torchrun_says_a_command_that_works_and_that_says_the_next()
     assert "accuracy=1" in tested.stdout
 
 
+def test_the_command_to_run_next_takes_the_best_weights_where_some_are_watched() -> None:
+    watched = ["val_dataloader={dataset: {type: Parity, size: 13}, batch_size: 4}", "val_evaluator=Accuracy"]
+    best = [
+        "default_hooks.checkpoint={save_best: accuracy}",
+        "optimizer.lr=10",
+        "default_hooks.logger.interval=1",
+    ]
+    trained = stratrun("train", *WORDS, *watched, *best)
+    assert trained.returncode == 0, trained.stderr
+    checkpoint = line_with(" best accuracy=", trained.stdout).rpartition(": ")[2]
+    assert Path(checkpoint, "COMMITTED").exists()
+    command = line_with(" next: ", trained.stdout).partition(" next: ")[2]
+    assert f"load_from={checkpoint}" in command
+    tested = paste(command)
+    assert tested.returncode == 0, tested.stderr
+
+
 def test_a_mistake_that_all_ranks_make_is_told_once() -> None:
     failed = paste("torchrun --nproc_per_node=2 -m stratrun train parity.yaml")
     assert failed.returncode != 0
