@@ -9,13 +9,21 @@ import torch
 from stratrun.accelerators.base import Accelerator
 from stratrun.distributed import Collectives, ProcessEnv, control_group, join, torchrun_command
 from stratrun.engine import Clipping, Engine
-from stratrun.errors import ConfigError, IncompatibleError
+from stratrun.errors import ConfigError, IncompatibleError, UnknownNameError
 from stratrun.precision.base import Precision
 from stratrun.registry import ACCELERATORS, PRECISIONS, STRATEGIES, Registry
 from stratrun.state import TrainState
 from stratrun.strategies.base import Strategy
 
 T = TypeVar("T")
+_FOREIGN = {
+    ("accelerator", "gpu"): "'cuda' for NVIDIA and AMD, 'mps' for Apple, or 'auto'",
+    ("strategy", "dp"): "'ddp', started with torchrun",
+    ("strategy", "ddp_spawn"): "'ddp', started with torchrun",
+    ("strategy", "ddp_notebook"): "'ddp', started with torchrun",
+    ("precision", "16-mixed-true"): "'16-mixed' or '16-true'",
+    ("precision", "amp"): "'bf16-mixed' or '16-mixed'",
+}
 
 
 class Choice(NamedTuple):
@@ -157,6 +165,9 @@ def _classes(registry: Registry, base: type[T]) -> list[type[T]]:
 
 
 def _built(registry: Registry, spec: Any, where: str, base: type[T]) -> T:
+    if isinstance(spec, int) and not isinstance(spec, bool):
+        spec = str(spec)  # precision=16
+    _refuse_foreign(spec, where)
     built = registry.build(spec, where=where)
     if not isinstance(built, base):
         known = "a name" if not isinstance(spec, Mapping) else "'type'"
@@ -164,6 +175,20 @@ def _built(registry: Registry, spec: Any, where: str, base: type[T]) -> T:
             f"{where}={spec!r} is no {base.__name__}; give {known} of: {', '.join(registry.names())}"
         )
     return built
+
+
+def _refuse_foreign(spec: Any, where: str) -> None:
+    """Words of other frameworks, whose near misses here would mislead."""
+    name = spec.get("type") if isinstance(spec, Mapping) else spec
+    kind, _, number = str(name).partition(":")
+    here = _FOREIGN.get((where, str(name)))
+    if here is not None:
+        raise UnknownNameError(f"{where}={name!r} is not known here; use {here}")
+    if where == "accelerator" and isinstance(name, str) and number.isdecimal():
+        raise UnknownNameError(
+            f"accelerator={name!r}: a device is chosen for each process by the launcher; use "
+            f"accelerator={kind!r}, and CUDA_VISIBLE_DEVICES={number} in the environment to pick one"
+        )
 
 
 def _processes(env: ProcessEnv) -> str:

@@ -10,7 +10,7 @@ from stratrun.data.feed import Feed
 from stratrun.data.options import check_options
 from stratrun.data.reader import length_of
 from stratrun.data.source import Setting
-from stratrun.errors import ConfigError
+from stratrun.errors import ConfigError, DataError
 from stratrun.registry import DATASETS, SAMPLERS
 from stratrun.registry.arguments import at
 
@@ -34,6 +34,8 @@ def check_data(spec: Any, name: str, *, train: bool) -> None:
     refuse_mistakes(spec, setting)
     if isinstance(spec, Mapping):
         _check_dict(spec, setting)
+    elif isinstance(spec, list | tuple) and not spec:
+        raise DataError(f"{name} is an empty {type(spec).__name__}; give at least one batch")
     elif is_dataset(spec) and not isinstance(spec, IterableDataset):
         length_of(spec, name)
 

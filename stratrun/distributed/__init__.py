@@ -1,10 +1,11 @@
 from stratrun.distributed.collectives import Collectives
 from stratrun.distributed.env import ProcessEnv, program_command, torchrun_command
-from stratrun.distributed.process_group import control_group, join, leave
+from stratrun.distributed.process_group import check_backend, control_group, join, leave
 
 __all__ = [
     "Collectives",
     "ProcessEnv",
+    "check_backend",
     "control_group",
     "join",
     "leave",

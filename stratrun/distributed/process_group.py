@@ -1,12 +1,15 @@
 """Start and end of the process groups of a run."""
 
 import atexit
+import os
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from stratrun.distributed.env import ProcessEnv
+from stratrun.errors import ConfigError, nearest
 
 Group = dist.ProcessGroup
 
@@ -15,9 +18,18 @@ def join(env: ProcessEnv, backend: str, timeout: timedelta, device: torch.device
     """Start the default group, and say whether it was this call that did.
 
     A group that is already there is used as it is and stays its owner's to end.
+
+    Raises:
+        ConfigError: the launcher does not say where the ranks meet.
     """
     if not env.launched or dist.is_initialized():
         return False
+    lacking = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if lacking:
+        raise ConfigError(
+            f"RANK={env.rank} and WORLD_SIZE={env.world_size} are set but {' and '.join(lacking)} not: "
+            "the ranks cannot find each other; start with torchrun, which sets all of them"
+        )
     # Naming the device lets NCCL connect at once instead of at the first collective.
     bound = device if device.type == "cuda" else None
     dist.init_process_group(backend, timeout=timeout, device_id=bound)
@@ -25,6 +37,18 @@ def join(env: ProcessEnv, backend: str, timeout: timedelta, device: torch.device
     # that is already being torn down.
     atexit.register(leave)
     return True
+
+
+def check_backend(spec: Any) -> None:
+    """
+    Raises:
+        ConfigError: it is no backend that torch knows, nor a list of them by device.
+    """
+    known = [name for name in dist.Backend.backend_list if name != dist.Backend.UNDEFINED]
+    for part in spec.split(",") if isinstance(spec, str) else [spec]:
+        name = str(part).rpartition(":")[2].strip().lower()
+        if name not in known:
+            raise ConfigError(f"env_cfg: backend={spec!r} is unknown; {nearest(name, known)}")
 
 
 def control_group(env: ProcessEnv, timeout: timedelta) -> Group | None:

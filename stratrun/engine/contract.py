@@ -17,6 +17,8 @@ CONTRACTS = """a model is called in the first of these ways that it allows:
   3. forward(inputs), with loss= given to the Runner: loss(outputs, targets), batches of (inputs, targets)
   4. forward(**batch), returning an object or mapping with 'loss'"""
 
+# What a forward that computes its own loss may call its only argument.
+_WHOLE = ("batch", "data_batch", "data", "sample", "samples")
 # What the jobs are called in `forward(mode=)`. A recipe's own mode is passed as it is.
 _MODES = {"train": "loss", "val": "predict", "test": "predict", "predict": "predict"}
 
@@ -54,12 +56,25 @@ def resolve(model: nn.Module, loss: Callable[..., Any] | None, mode: str, batch:
         return _supervised(model, loss, mode, batch)
     if mode == "predict" and not isinstance(batch, Mapping):
         return Call(model, lambda batch: _spread(signature, inputs_of(batch))(inputs_of(batch)))
+    if mode == "train":
+        _refuse_no_loss(model, signature, batch)
     if mode in ("val", "test") and _is_pair(batch):
         return Call(model, lambda batch: ((batch[0],), {}))
     return Call(model, _spread(signature, batch))
 
 
-def split(batch: Any) -> tuple[Any, Any]:
+def _refuse_no_loss(model: nn.Module, signature: inspect.Signature, batch: Any) -> None:
+    """A model that takes the inputs, and nothing that makes a loss of its outputs and the targets."""
+    names = [p.name for p in signature.parameters.values() if p.default is p.empty]
+    if _is_pair(batch) and len(names) == 1 and names[0] not in _WHOLE and len(signature.parameters) == 1:
+        raise ModelError(
+            f"{type(model).__name__}.forward({names[0]}) takes the inputs of the batch {outline(batch)}, and "
+            "nothing says what the loss is; give loss= to the Runner, such as loss='cross_entropy', or the "
+            "model a method train_step(batch) that returns the loss"
+        )
+
+
+def split(batch: Any, mode: str = "train") -> tuple[Any, Any]:
     """The inputs and the targets of a batch.
 
     Raises:
@@ -71,7 +86,8 @@ def split(batch: Any) -> tuple[Any, Any]:
         return batch["inputs"], batch["targets"]
     raise ModelError(
         f"with loss= a batch must be a pair (inputs, targets), or a mapping with 'inputs' and 'targets'; "
-        f"got {outline(batch)}. Give such batches (collate_fn=), or give the model a method train_step(batch)"
+        f"{mode}_dataloader gives {outline(batch)}. Give such batches (collate_fn=), or give the model "
+        f"a method {mode}_step(batch)"
     )
 
 
@@ -98,11 +114,12 @@ def losses_of(result: Any, model: nn.Module) -> dict[str, Any]:
         outputs = {"loss": getattr(result, "loss", None)}
     loss = outputs.get("loss")
     if not isinstance(loss, Tensor):
-        raise ModelError(f"{_told(model, result)}\n{CONTRACTS}")
+        raise ModelError(_told(model, result))
     if loss.dim() and loss.numel() != 1:
         raise ModelError(
             f"the training step of {type(model).__name__} returned a loss of shape {tuple(loss.shape)}; "
-            "it must be a single number: reduce it, for instance with .mean()"
+            "it must be a single number: reduce it, for instance with .mean(), or give loss= to the Runner "
+            "if these are the model's outputs"
         )
     if not loss.requires_grad:
         raise ModelError(
@@ -131,8 +148,21 @@ def _told(model: nn.Module, result: Any) -> str:
     if isinstance(result, Mapping):
         parts = [key for key in result if "loss" in str(key)]
         hint = f"; add up {', '.join(map(repr, parts))} under 'loss'" if parts else ""
+        if "loss" in result:
+            return f"the loss of {name} is {outline(result['loss'])}, not a tensor; {_return(result['loss'])}"
+        hint = hint or "; return the loss under the key 'loss'"
         return f"the training step of {name} returned {outline(result)}, which has no tensor 'loss'{hint}"
-    return f"the training step of {name} returned {outline(result)}, which is no loss and has none"
+    return (
+        f"the training step of {name} returned {outline(result)}, which is no loss and has none; "
+        f"{_return(result)}\n{'' if isinstance(result, float) else CONTRACTS}"
+    ).rstrip()
+
+
+def _return(value: Any) -> str:
+    if isinstance(value, int | float):
+        return "return the tensor itself, without .item() or float()"
+    what = "returned None: return" if value is None else "must return"
+    return f"the training step, or the function given as loss=, {what} a tensor with one element"
 
 
 def _step_method(model: nn.Module, mode: str) -> Callable[..., Any] | None:
@@ -150,7 +180,7 @@ def _supervised(model: nn.Module, loss: Callable[..., Any], mode: str, batch: An
     if mode == "predict":
         spread = _spread(signature, inputs_of(batch))
         return Call(model, lambda batch: spread(inputs_of(batch)))
-    spread = _spread(signature, split(batch)[0])
+    spread = _spread(signature, split(batch, mode)[0])
 
     def finish(outputs: Any, batch: Any) -> Any:
         value = loss(outputs, split(batch)[1])

@@ -35,7 +35,7 @@ class Accuracy(Metric):
         super().__init__(prefix)
         self.topk = (topk,) if isinstance(topk, int) else tuple(topk)
         if not self.topk or not all(isinstance(k, int) and k >= 1 for k in self.topk):
-            raise ConfigError(f"topk={topk!r}: each k must be an integer of at least 1")
+            raise ConfigError(f"Accuracy: topk={topk!r}: each k must be an integer of at least 1")
         self.class_dim = class_dim
         self.ignore_index = ignore_index
         self.add_state("correct", torch.zeros(len(self.topk), dtype=torch.int64))
@@ -75,7 +75,7 @@ class Accuracy(Metric):
         classes = preds.shape[self.class_dim]
         if largest > classes:
             raise MetricError(
-                f"topk={largest} needs at least {largest} classes, the predictions have {classes}"
+                f"Accuracy: topk={largest} needs at least {largest} classes, the predictions have {classes}"
             )
         best = preds.topk(largest, self.class_dim).indices.movedim(self.class_dim, 0)
         met = (best == target).cumsum(0)

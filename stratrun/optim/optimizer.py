@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 
 from stratrun.errors import ConfigError, nearest
 from stratrun.registry import OPTIMIZERS
+from stratrun.registry.arguments import at
 from stratrun.registry.spec import edited
 
 Factory = Callable[[list[nn.Parameter]], Optimizer]
@@ -41,12 +42,14 @@ def check(spec: Any) -> None:
         if isinstance(one, Mapping):
             _refuse_unnamed(one, several, where)
             OPTIMIZERS.check(edited(one, drop=["params"]), where=where, given=("params",))
+            _refuse_text(one, where)
         elif isinstance(one, str | type):
             OPTIMIZERS.check(one, where=where, given=("params",))
         elif not isinstance(one, Optimizer) and not callable(one):
             raise ConfigError(
-                f"{where}={one!r} is no optimizer; give a dict such as dict(type='AdamW', lr=1e-3), "
-                "an optimizer, or a function of the parameters that returns one"
+                f"{where}: a {type(one).__name__} is no optimizer; give a dict such as "
+                "dict(type='AdamW', lr=1e-3), an optimizer, a function of the parameters that returns one, "
+                "or a dict of several by name"
             )
 
 
@@ -72,8 +75,36 @@ def build(spec: Any, module: nn.Module) -> dict[str, Optimizer]:
         elif isinstance(one, str | type):
             built[name] = OPTIMIZERS.build(one, where=where, params=parameters)
         else:
-            built[name] = one(parameters)
+            built[name] = _made(one, parameters, where)
     return built
+
+
+def _made(factory: Factory, parameters: list[nn.Parameter], where: str) -> Optimizer:
+    try:
+        made = factory(parameters)
+    except Exception as error:
+        error.add_note(f"while calling {where}=, a function, with the list of parameters to train")
+        raise
+    if not isinstance(made, Optimizer):
+        raise ConfigError(
+            f"{where}: the function returned {type(made).__name__}, which is no optimizer; "
+            "have it return what it makes"
+        )
+    return made
+
+
+def _refuse_text(spec: Mapping[str, Any], where: str) -> None:
+    """Numbers in quotes, which torch would compare with numbers."""
+    for key, value in spec.items():
+        if isinstance(value, str) and key not in ("type", "params"):
+            try:
+                float(value)
+            except ValueError:
+                continue
+            raise ConfigError(
+                f"{where}: {spec['type']}: {key}={value!r} is a string; write a number, {key}={value}"
+                f"{at(getattr(spec, 'places', {}), key)}"
+            )
 
 
 def _is_one(spec: Any) -> bool:
@@ -107,7 +138,7 @@ def _select(module: nn.Module, part: str | list[str] | None, where: str) -> list
     for prefix in prefixes:
         found = {n: p for n, p in named.items() if not prefix or n == prefix or n.startswith(f"{prefix}.")}
         if not found:
-            children = [name for name, _ in module.named_modules() if name]
+            children = [*(name for name, _ in module.named_modules() if name), *named]
             raise ConfigError(
                 f"{where}: params={prefix!r} names no part of the model; {nearest(prefix, children)}"
             )

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import timedelta
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.multiprocessing
 
+from stratrun.distributed import check_backend
 from stratrun.errors import ConfigError, nearest
 from stratrun.seed import set_deterministic
 
@@ -79,6 +80,9 @@ def parse_env(spec: Any) -> EnvSettings:
             f"env_cfg: mp_start_method={settings.mp_start_method!r} is unknown; "
             f"{nearest(str(settings.mp_start_method), methods)}"
         )
+    _check_flags("env_cfg", settings, ("cudnn_benchmark", "tf32"))
+    if settings.backend is not None:
+        check_backend(settings.backend)
     for name in ("num_threads", "timeout"):
         value = getattr(settings, name)
         if value is not None and (
@@ -94,7 +98,15 @@ def parse_randomness(spec: Any) -> Randomness:
     settings = Randomness(**(spec or {}))
     if settings.seed is not None and (isinstance(settings.seed, bool) or not isinstance(settings.seed, int)):
         raise ConfigError(f"randomness: seed={settings.seed!r} must be a whole number")
+    _check_flags("randomness", settings, ("deterministic",))
     return settings
+
+
+def _check_flags(where: str, settings: Any, names: Iterable[str]) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not isinstance(value, bool | None):
+            raise ConfigError(f"{where}: {name}={value!r} must be True or False")
 
 
 def _refuse_unknown(spec: Any, where: str, settings: type) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from stratrun.loggers import LoggerGroup, RecordBuffer
 from stratrun.loops import BaseLoop
 from stratrun.optim import Schedule
 from stratrun.runner import parts, persistence, start
+from stratrun.runner.arguments import refuse_unknown
 from stratrun.runner.environment import parse_env
 from stratrun.runner.form import Form, Job, require
 from stratrun.runner.invocation import Invocation
@@ -25,6 +27,13 @@ from stratrun.state import TrainState
 
 class Inside:
     """The `RunContext` of a run, over parts that come about when first asked for."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        # Here, because a call with an unknown keyword does not get as far as `__init__`.
+        parameters = inspect.signature(cls).parameters
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            refuse_unknown(options, parameters, cls.__name__, {})
+        return super().__new__(cls)
 
     def __init__(self, form: Form) -> None:
         self.state = TrainState()

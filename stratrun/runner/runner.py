@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Self
 
-from stratrun.errors import ConfigError
 from stratrun.loops import BaseLoop
 from stratrun.registry import RUNNERS
-from stratrun.registry.spec import edited
 from stratrun.runner import checks, parts, resume, start, summary
+from stratrun.runner.arguments import of_config
 from stratrun.runner.form import DEFAULT_LOGGERS, Form, Job, require
 from stratrun.runner.inside import Inside
 
@@ -87,13 +86,7 @@ class Runner(Inside):
         Raises:
             ConfigError: a key is no argument of the runner; names the nearest.
         """
-        if not isinstance(cfg, Mapping):
-            raise ConfigError(
-                f"from_cfg({cfg!r}): a config is a dict or a Config, not {type(cfg).__name__}; "
-                "read a file with Config.load(path)"
-            )
-        spec = edited(cfg, drop=["runner_type"], put={"type": cfg.get("runner_type", cls)})
-        entry, arguments = RUNNERS.check(spec, where="config")
+        entry, arguments = of_config(cfg, cls)
         runner: Self = entry(**{"cfg": cfg, **arguments})
         return runner
 

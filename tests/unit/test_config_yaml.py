@@ -75,7 +75,7 @@ def test_own_keys_and_earlier_mappings_win_over_merged_ones():
         ("a: 1\nb:\n  c: 2\n  c: 3\n", r"c.yaml:4: 'c' is there already \(c.yaml:3\)"),
         ("a: 1\n\nb: &x [*x]", "c.yaml:3: an alias refers to the very value that it is part of"),
         ("a: 1\nb: *x", "c.yaml:2: found undefined alias 'x'"),
-        ("a: b: c", "c.yaml:1: mapping values are not allowed here; put the value in quotes"),
+        ("a: b: c", "c.yaml:1: mapping values are not allowed here; check the indentation, or put"),
         ("a:\n\tb: 1", "c.yaml:2: .* indent with spaces, not tabs"),
         ("a: @x", "c.yaml:1: .* put the value in quotes"),
         ("a: [1", "c.yaml:1: expected ',' or ']'"),

@@ -253,7 +253,9 @@ def _is_cut(text: str, node: yaml.Node | None) -> bool:
 def _mend(reason: str) -> str:
     if "'\\t'" in reason:
         return "; indent with spaces, not tabs"
-    if "mapping values are not allowed" in reason or "cannot start any token" in reason:
+    if "mapping values are not allowed" in reason:
+        return "; check the indentation, or put the value in quotes"
+    if "cannot start any token" in reason:
         return "; put the value in quotes"
     return ""
 

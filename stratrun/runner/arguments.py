@@ -1,0 +1,82 @@
+"""Arguments that the runner does not take, and what was meant by them."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+from stratrun.errors import ConfigError, MissingArgumentError, UnknownNameError, nearest
+from stratrun.registry import RUNNERS
+from stratrun.registry.arguments import at, name_of, parameters_of
+from stratrun.registry.spec import edited
+
+# What other frameworks call an argument of ours, and settings that belong into one of ours.
+_ELSEWHERE = {
+    "accumulate_grad_batches": "train_cfg=dict(accumulate=...)",
+    "batch_size": "train_dataloader=dict(dataset=..., batch_size=...)",
+    "callbacks": "custom_hooks=[...]",
+    "ckpt_path": "resume=... or load_from=...",
+    "device": "accelerator=...",
+    "devices": "torchrun --nproc_per_node=..., which starts the processes",
+    "epochs": "train_cfg=dict(max_epochs=...)",
+    "fp16": "precision='16-mixed'",
+    "gradient_clip_val": "clip_grad=...",
+    "hooks": "custom_hooks=[...], or default_hooks=dict(...) for ours",
+    "launcher": "torchrun, which starts the processes",
+    "logger": "loggers=[...]",
+    "lr": "optimizer=dict(type=..., lr=...)",
+    "lr_scheduler": "param_scheduler=dict(type=...)",
+    "max_epochs": "train_cfg=dict(max_epochs=...)",
+    "max_iters": "train_cfg=dict(by_epoch=False, max_iters=...)",
+    "max_steps": "train_cfg=dict(by_epoch=False, max_iters=...)",
+    "metrics": "val_evaluator=...",
+    "num_nodes": "torchrun --nnodes=..., which starts the processes",
+    "optim_wrapper": "optimizer=..., clip_grad=..., precision=...",
+    "scheduler": "param_scheduler=dict(type=...)",
+    "seed": "randomness=dict(seed=...)",
+    "val_interval": "train_cfg=dict(max_epochs=..., val_interval=...)",
+    "visualizer": "loggers=[...]",
+}
+
+
+def refuse_unknown(given: Iterable[str], known: Collection[str], who: str, places: Mapping[str, str]) -> None:
+    """
+    Args:
+        who: What takes the arguments, for the message.
+        places: Where each was written, as far as that is known.
+
+    Raises:
+        ConfigError: one is unknown; says what it is called here, or what is nearest.
+    """
+    for name in given:
+        if name not in known:
+            hint = f"use {_ELSEWHERE[name]}" if name in _ELSEWHERE else nearest(str(name), known)
+            raise ConfigError(f"{who} takes no argument {name!r}; {hint}{at(places, name)}")
+
+
+def of_config(cfg: Any, default: type) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The class that a config names, or the default, and its arguments.
+
+    Raises:
+        ConfigError: it is no config, or a key of it is no argument of that class.
+    """
+    if not isinstance(cfg, Mapping):
+        raise ConfigError(
+            f"from_cfg({cfg!r}): a config is a dict or a Config, not a {type(cfg).__name__}; "
+            "read a file with Config.load(path)"
+        )
+    places: Mapping[str, str] = getattr(cfg, "places", {})
+    kind = cfg.get("runner_type", default)
+    try:
+        entry = RUNNERS.get(kind) if isinstance(kind, str) and "." not in kind else kind
+    except UnknownNameError as error:
+        raise UnknownNameError(f"runner_type={kind!r}: {error}{at(places, 'runner_type')}") from error
+    if isinstance(entry, type):
+        parameters = parameters_of(entry) or {}
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+            given = [key for key in cfg if key != "runner_type"]
+            refuse_unknown(given, parameters, f"config: {name_of(entry)}", places)
+        if "model" in parameters and "model" not in cfg:
+            raise MissingArgumentError(
+                "the config has no 'model'; add one, such as model: {type: MyNet}, with its class registered "
+                "in MODELS, or of torch.nn"
+            )
+    return RUNNERS.check(edited(cfg, drop=["runner_type"], put={"type": kind}), where="config")

@@ -1,0 +1,133 @@
+"""Weights and runs to go on from."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from stratrun.errors import (
+    CheckpointCorruptedError,
+    CheckpointError,
+    CheckpointNotFoundError,
+    ConfigError,
+)
+from tests.mistakes.mistake import mistake, train
+
+
+def an_earlier_run(folder: Path) -> None:
+    train(folder)
+
+
+def a_damaged_run(folder: Path) -> None:
+    train(folder)
+    for shard in folder.rglob("*.safetensors"):
+        shard.write_bytes(b"\0" * shard.stat().st_size)
+
+
+def weights_of_another(folder: Path) -> None:
+    torch.save(nn.Linear(5, 3).state_dict(), folder / "other.pt")
+
+
+def a_pickled_model(folder: Path) -> None:
+    torch.save(nn.Linear(4, 3), folder / "model.pt")
+
+
+@mistake(CheckpointNotFoundError, "resume=True", "work", "resume='auto'", shows="built")
+def there_is_no_checkpoint_to_resume_from(folder: Path) -> None:
+    train(folder, resume=True)
+
+
+@mistake(CheckpointNotFoundError, "resume=", "nowhere", shows="built")
+def the_run_to_resume_is_not_there(folder: Path) -> None:
+    train(folder, resume=str(folder / "nowhere"))
+
+
+@mistake(
+    CheckpointCorruptedError,
+    "every checkpoint in",
+    "step 4",
+    "checksum",
+    prepare=a_damaged_run,
+    shows="running",
+)
+def every_checkpoint_is_damaged(folder: Path) -> None:
+    train(folder, resume=True, train_cfg={"max_epochs": 2})
+
+
+@mistake(
+    CheckpointError,
+    "already holds checkpoints",
+    "resume=True",
+    "another work_dir",
+    prepare=an_earlier_run,
+    shows="built",
+)
+def the_work_dir_holds_the_checkpoints_of_another_run(folder: Path) -> None:
+    train(folder)
+
+
+@mistake(ConfigError, "resume='yes'", "'auto'")
+def resume_is_a_word(folder: Path) -> None:
+    train(folder, resume="yes")
+
+
+@mistake(ConfigError, "resume", "load_from", "one of them")
+def both_resume_and_load_from_are_given(folder: Path) -> None:
+    train(folder, resume=True, load_from="x.pt")
+
+
+@mistake(CheckpointNotFoundError, "load_from=", "weights.pt", "work/weights.pt", shows="built")
+def the_weights_are_not_there(folder: Path) -> None:
+    train(folder, load_from="work/weights.pt")
+
+
+@mistake(
+    CheckpointError,
+    "load_from=",
+    "does not fit",
+    "weight",
+    "(3, 5)",
+    "(3, 4)",
+    prepare=weights_of_another,
+    shows="running",
+)
+def the_weights_have_other_shapes(folder: Path) -> None:
+    train(folder, load_from=folder / "other.pt")
+
+
+@mistake(
+    CheckpointError,
+    "load_from=",
+    "it lacks '0.weight'",
+    "it has 'weight'",
+    prepare=weights_of_another,
+    shows="running",
+)
+def the_weights_have_other_names(folder: Path) -> None:
+    train(folder, model=nn.Sequential(nn.Linear(5, 3)), load_from=folder / "other.pt")
+
+
+@mistake(CheckpointError, "load_from=", "model.pt", "state_dict()", prepare=a_pickled_model, shows="running")
+def the_weights_are_a_pickled_model(folder: Path) -> None:
+    train(folder, load_from=folder / "model.pt")
+
+
+@mistake(CheckpointError, "load_from=", "notes.txt", ".safetensors", shows="running")
+def the_weights_are_of_an_unknown_kind(folder: Path) -> None:
+    (folder / "notes.txt").write_text("hello")
+    train(folder, load_from=folder / "notes.txt")
+
+
+@mistake(CheckpointError, "does not fit the checkpoint", "0.weight", prepare=an_earlier_run, shows="running")
+def the_run_to_resume_had_another_model(folder: Path) -> None:
+    train(folder, model=nn.Sequential(nn.Linear(4, 3)), resume=True, train_cfg={"max_epochs": 2})
+
+
+@mistake(CheckpointError, "param_scheduler", "load_from", prepare=an_earlier_run, shows="running")
+def the_run_to_resume_had_no_schedule(folder: Path) -> None:
+    train(
+        folder,
+        param_scheduler={"type": "StepLR", "step_size": 1},
+        resume=True,
+        train_cfg={"max_epochs": 2},
+    )

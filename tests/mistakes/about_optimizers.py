@@ -1,0 +1,99 @@
+"""Optimizers and schedules."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
+
+from stratrun.errors import ConfigError
+from tests.mistakes.mistake import mistake, train
+
+
+@mistake(ConfigError, "optimizer: a list is no optimizer", "several by name")
+def the_optimizers_are_a_list(folder: Path) -> None:
+    model = nn.Linear(4, 3)
+    train(folder, model=model, optimizer=[SGD(model.parameters(), lr=0.1)])
+
+
+@mistake(ConfigError, "optimizer", "2 of the parameters", "not the model's", "dict(type='SGD'", shows="built")
+def the_optimizer_is_of_another_model(folder: Path) -> None:
+    train(folder, optimizer=SGD(nn.Linear(4, 3).parameters(), lr=0.1))
+
+
+@mistake(ConfigError, "optimizer: SGD", "lr='0.1'", "write a number, lr=0.1")
+def the_learning_rate_is_a_string(folder: Path) -> None:
+    train(folder, optimizer={"type": "SGD", "lr": "0.1"})
+
+
+@mistake(ValueError, "learning rate: -0.1", "while building optimizer: SGD", shows="built")
+def the_learning_rate_is_negative(folder: Path) -> None:
+    train(folder, optimizer={"type": "SGD", "lr": -0.1})
+
+
+@mistake(ConfigError, "optimizer.a", "params=")
+def several_optimizers_do_not_say_what_is_whose(folder: Path) -> None:
+    train(folder, optimizer={"a": {"type": "SGD", "lr": 0.1}, "b": {"type": "SGD", "lr": 0.1}})
+
+
+@mistake(ConfigError, "optimizer.a", "params='wieght'", "did you mean 'weight'?", shows="built")
+def the_part_of_an_optimizer_is_misspelt(folder: Path) -> None:
+    train(
+        folder,
+        optimizer={
+            "a": {"type": "SGD", "lr": 0.1, "params": "wieght"},
+            "b": {"type": "SGD", "lr": 0.1, "params": "bias"},
+        },
+    )
+
+
+@mistake(ConfigError, "optimizer", "NoneType", "return", shows="built")
+def the_function_that_makes_the_optimizer_returns_none(folder: Path) -> None:
+    train(folder, optimizer=lambda parameters: None)
+
+
+@mistake(TypeError, "optimizer", "function", "parameters", shows="built")
+def the_function_that_makes_the_optimizer_wants_the_model(folder: Path) -> None:
+    train(folder, optimizer=lambda: SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1))
+
+
+@mistake(ConfigError, "param_scheduler", "dict(", "type")
+def the_schedule_is_a_number(folder: Path) -> None:
+    train(folder, param_scheduler=0.1)
+
+
+@mistake(ConfigError, "param_scheduler", "ReduceLROnPlateau", "monitor=")
+def the_plateau_follows_nothing(folder: Path) -> None:
+    train(folder, param_scheduler={"type": "ReduceLROnPlateau"})
+
+
+@mistake(ConfigError, "monitor='acuracy'", "did you mean 'accuracy'?", shows="running")
+def the_plateau_follows_an_unknown_metric(folder: Path) -> None:
+    train(folder, param_scheduler={"type": "ReduceLROnPlateau", "monitor": "acuracy"})
+
+
+@mistake(ConfigError, "param_scheduler", "monitor='accuracy'", "val_dataloader")
+def the_plateau_follows_a_validation_that_never_comes(folder: Path) -> None:
+    train(
+        folder,
+        param_scheduler={"type": "ReduceLROnPlateau", "monitor": "accuracy"},
+        val_dataloader=None,
+        val_evaluator=None,
+    )
+
+
+@mistake(ConfigError, "by_epoch='step'", "True (move after each epoch)")
+def the_schedule_moves_by_a_word(folder: Path) -> None:
+    train(folder, param_scheduler={"type": "StepLR", "step_size": 1, "by_epoch": "step"})
+
+
+@mistake(ConfigError, "param_scheduler", "no optimizer is called 'main'", "known: optimizer")
+def the_schedule_names_an_unknown_optimizer(folder: Path) -> None:
+    train(folder, param_scheduler={"type": "StepLR", "step_size": 1, "optimizer": "main"})
+
+
+@mistake(ConfigError, "param_scheduler", "StepLR", "another optimizer", shows="built")
+def the_schedule_is_of_another_optimizer(folder: Path) -> None:
+    other = SGD(nn.Linear(4, 3).parameters(), lr=0.1)
+    train(folder, param_scheduler=StepLR(other, 1))

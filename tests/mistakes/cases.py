@@ -1,0 +1,29 @@
+"""The corpus: importing it fills `MISTAKES`."""
+
+from tests.mistakes import (
+    about_checkpoints,
+    about_configs,
+    about_data,
+    about_hooks,
+    about_launch,
+    about_loops,
+    about_metrics,
+    about_models,
+    about_names,
+    about_optimizers,
+)
+from tests.mistakes.mistake import MISTAKES
+
+__all__ = [
+    "MISTAKES",
+    "about_checkpoints",
+    "about_configs",
+    "about_data",
+    "about_hooks",
+    "about_launch",
+    "about_loops",
+    "about_metrics",
+    "about_models",
+    "about_names",
+    "about_optimizers",
+]
