@@ -1,6 +1,7 @@
 """What users get wrong about data: the message names the value, the reason and the mend."""
 
 import gc
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -154,6 +155,21 @@ def test_workers_of_a_forgotten_feed_end_at_once() -> None:
     del feed, info
     gc.collect()
     assert time.monotonic() - start < 4
+
+
+class Readers(Numbers):
+    """A sample tells which process read it."""
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor(os.getpid())
+
+
+def test_workers_stay_from_epoch_to_epoch_unless_told_otherwise() -> None:
+    spec = {"dataset": Readers(4), "batch_size": 4, "num_workers": 1}
+    for persistent, processes in [(None, 1), (True, 1), (False, 2)]:
+        asked = {} if persistent is None else {"persistent_workers": persistent}
+        feed, _ = make_feed({**spec, **asked})
+        assert len({batch[0].item() for _ in range(2) for batch in feed}) == processes
 
 
 def test_a_closed_feed_starts_its_workers_again() -> None:

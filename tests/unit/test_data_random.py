@@ -121,6 +121,16 @@ def test_unseeded_samples_draw_from_the_run_s_own_stream() -> None:
     assert batch[:, 3].float().tolist() == expected
 
 
+def test_unseeded_workers_draw_by_seed_and_epoch() -> None:
+    spec = {"dataset": Noisy(8), "batch_size": 4, "seed_samples": False, "num_workers": 2}
+    torch.manual_seed(1)
+    first = [batch[:, 1:].tolist() for batch in make_feed(spec)[0]]
+    torch.manual_seed(2)
+    feed, _ = make_feed({**spec, "persistent_workers": False})
+    assert [batch[:, 1:].tolist() for batch in feed] == first
+    assert [batch[:, 1:].tolist() for batch in feed] != first
+
+
 class Noted(Numbers):
     """Notes what is read. From sample `loud` on, it draws."""
 

@@ -232,6 +232,15 @@ def test_items_that_are_batches_already_are_passed_through() -> None:
     assert feed.state_dict()["consumed"] == 3
 
 
+def test_samples_of_items_that_are_batches_have_places_in_order_on_every_rank() -> None:
+    dataset = [torch.arange(size) + 10 * number for number, size in enumerate((3, 2, 4, 1))]
+    places: dict[int, int] = {}
+    for feed, info in on_ranks({"dataset": dataset, "batch_size": None}, 2, train=False):
+        for batch in feed:
+            places.update(zip(info.positions or (), batch.tolist(), strict=True))
+    assert [places[place] for place in sorted(places)] == [0, 1, 2, 10, 11, 20, 21, 22, 23, 30]
+
+
 def weights(samples: list[Tensor]) -> dict[str, Any]:
     return {"x": torch.stack(samples), "weight": len(samples)}
 
