@@ -104,6 +104,10 @@ class Feed:
             self._cursor.batches += 1
             self._in_hand = None
 
+    def reseed(self, seed: int) -> None:
+        """Draw as a run with this seed does: for data beside that of training, which saves its seed."""
+        self._source.reseed(seed)
+
     def close(self) -> None:
         """End the workers. Iterating again starts them again."""
         self._source.close()

@@ -47,6 +47,7 @@ class Source(ABC):
     """
 
     dataset: Any = None
+    _seed: int
 
     @abstractmethod
     def start(self, cursor: Cursor) -> Iterator[tuple[Any, Share]]:
@@ -72,6 +73,10 @@ class Source(ABC):
             DataError: from `cursor` on, the data would not be what it was when the state was saved.
         """
         return None
+
+    def reseed(self, seed: int) -> None:
+        """Draw as a run with this seed does, from the next epoch or evaluation on."""
+        self._seed = seed
 
     def close(self) -> None:
         """End the workers. They are started again on demand."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +18,8 @@ class PredictLoop(BaseLoop):
     """The model's outputs for each sample of the data, in the order of the data set.
 
     Outputs are taken apart by sample where they have one row for each: tensors, lists, and
-    mappings and tuples of these. What cannot be taken apart is returned batch by batch.
+    mappings, tuples and dataclasses (as mappings) of these. What cannot be taken apart is returned
+    batch by batch.
     """
 
     job = "predict"
@@ -57,6 +59,8 @@ def take_apart(outputs: Any, size: int) -> list[Any] | None:
     """One entry for each of `size` samples; None where the outputs are not built like that."""
     if isinstance(outputs, torch.Tensor):
         return list(outputs.unbind()) if outputs.dim() and outputs.shape[0] == size else None
+    if is_dataclass(outputs) and not isinstance(outputs, type):
+        outputs = {field.name: getattr(outputs, field.name) for field in fields(outputs)}
     if isinstance(outputs, Mapping):
         columns = {key: take_apart(value, size) for key, value in outputs.items()}
         # A value for the whole batch, such as its loss, says nothing of a sample.
@@ -77,6 +81,8 @@ def to_host(value: Any) -> Any:
         return value.detach().cpu()
     if isinstance(value, Mapping):
         return {key: to_host(one) for key, one in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_host(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, list | tuple):
         parts = [to_host(one) for one in value]
         return tuple(parts) if isinstance(value, tuple) else parts

@@ -59,7 +59,9 @@ class Inside:
 
     def reseed(self, seed: int) -> None:
         """Take the seed of the run that is gone on with."""
-        self._started.seed = seed
+        self._started.seed = self._started.feeding["seed"] = seed
+        for feed in self.feeds("val"):
+            feed.reseed(seed)
 
     @property
     def rank(self) -> int:

@@ -262,7 +262,6 @@ def test_another_seed_at_resume_does_not_change_the_order(two_ranks: Ranks, tmp_
         assert_same(resumed[part], tail(truth, 5)[part])
 
 
-@pytest.mark.xfail(strict=True, reason="the loader of the validation keeps the seed of the new process")
 def test_another_seed_at_resume_does_not_change_the_noise_of_the_validation(
     two_ranks: Ranks, tmp_path: Path
 ) -> None:
