@@ -3,15 +3,18 @@
 import atexit
 import os
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from stratrun.distributed.env import ProcessEnv
 from stratrun.errors import ConfigError, nearest
 
 Group = dist.ProcessGroup
+_joins = count()
 
 
 def join(env: ProcessEnv, backend: str, timeout: timedelta, device: torch.device) -> bool:
@@ -32,11 +35,32 @@ def join(env: ProcessEnv, backend: str, timeout: timedelta, device: torch.device
         )
     # Naming the device lets NCCL connect at once instead of at the first collective.
     bound = device if device.type == "cuda" else None
-    dist.init_process_group(backend, timeout=timeout, device_id=bound)
+    dist.init_process_group(
+        backend,
+        timeout=timeout,
+        device_id=bound,
+        store=_meeting_place(timeout),
+        rank=env.rank,
+        world_size=env.world_size,
+    )
     # The group must end before the interpreter does: gloo's threads abort a process
     # that is already being torn down.
     atexit.register(leave)
     return True
+
+
+def _meeting_place(timeout: timedelta) -> dist.Store:
+    """The launcher's store, apart from what earlier groups left in it.
+
+    torchrun keeps the store of a single machine when it starts the ranks again, with the addresses of those that
+    died; a rank that is faster than another would try to reach it there.
+    """
+    store, _, _ = next(rendezvous("env://", timeout=timeout))
+    store.set_timeout(timeout)
+    # Among several machines the number of restarts is each one's own, and the store new after each.
+    alone = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if alone else "0"
+    return dist.PrefixStore(f"stratrun/{attempt}/{next(_joins)}", store)
 
 
 def check_backend(spec: Any) -> None:
