@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from stratrun.data.source import Setting
 from stratrun.errors import ConfigError, nearest
@@ -80,6 +80,7 @@ class LoaderOptions:
         rest = dict(self.rest)
         if self.num_workers:
             rest.setdefault("persistent_workers", True)
+            rest["worker_init_fn"] = WorkerStart(rest.get("worker_init_fn"))
         else:
             rest = {key: value for key, value in rest.items() if key not in WORKER_KEYS}
         try:
@@ -93,6 +94,21 @@ class LoaderOptions:
             )
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{setting.name}: DataLoader refuses its arguments: {error}") from error
+
+
+class WorkerStart:
+    """First call in a worker: it shows the user's data set, rather than what is wrapped around it."""
+
+    def __init__(self, then: Callable[[int], None] | None) -> None:
+        self._then = then
+
+    def __call__(self, worker_id: int) -> None:
+        worker = get_worker_info()
+        assert worker is not None
+        # Frozen, but PyTorch's manual has users change their data set through it.
+        object.__setattr__(worker, "dataset", worker.dataset.dataset)  # type: ignore[attr-defined]
+        if self._then is not None:
+            self._then(worker_id)
 
 
 def known_keys() -> Iterable[str]:

@@ -123,7 +123,7 @@ class StreamBatches(IterableDataset[Any]):
     """Batches of a stream, made where the stream is read, in the worker."""
 
     def __init__(self, dataset: Any, options: LoaderOptions, setting: Setting) -> None:
-        self._dataset = dataset
+        self.dataset = dataset
         self._per_rank = options.batch_size or 1
         self._collate = options.collate_fn or default_collate
         if options.batch_size is None:
@@ -148,7 +148,7 @@ class StreamBatches(IterableDataset[Any]):
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         base = derive_seed(base, number) if number else base
-        enter_epoch(self._dataset, epoch)
+        enter_epoch(self.dataset, epoch)
         with self._rng():
             samples = self._seeded_iter(base)
             for _ in range(skip):
@@ -184,10 +184,10 @@ class StreamBatches(IterableDataset[Any]):
 
     def _seeded_iter(self, base: int) -> Iterator[Any]:
         if not self._seeded:
-            yield from self._dataset
+            yield from self.dataset
             return
         seed_host(base)
-        samples = iter(self._dataset)
+        samples = iter(self.dataset)
         position = 0
         while True:
             seed_host(sample_seed(base, position))

@@ -79,6 +79,31 @@ def test_a_stream_read_by_several_workers_goes_on_where_it_was(stop: int) -> Non
         other.load_state_dict(first.state_dict())
 
 
+class Span(IterableDataset[Tensor]):
+    """Counts from `start` to `stop`."""
+
+    start, stop = 0, 12
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (torch.tensor(index) for index in range(self.start, self.stop))
+
+
+def take_a_part(worker_id: int) -> None:
+    """As in PyTorch's manual: change the data set of this worker."""
+    worker = get_worker_info()
+    assert worker is not None
+    span = worker.dataset
+    assert isinstance(span, Span)
+    size = span.stop // worker.num_workers
+    span.start, span.stop = worker_id * size, (worker_id + 1) * size
+
+
+def test_a_worker_init_fn_can_change_the_data_set_of_its_worker() -> None:
+    spec = {"dataset": Span(), "batch_size": 3, "num_workers": 2, "worker_init_fn": take_a_part}
+    feed, _ = make_feed(spec)
+    assert [batch.tolist() for batch in feed] == [[0, 1, 2], [6, 7, 8], [3, 4, 5], [9, 10, 11]]
+
+
 def test_positions_of_several_workers_are_told_apart() -> None:
     feeds = on_ranks({"dataset": Sharded(21), "batch_size": 2, "num_workers": 2}, 2, train=False)
     seen = [(info.positions, taken) for feed in feeds for taken, info in rest_of_epoch(*feed)]
