@@ -30,7 +30,7 @@ NOBODY_S_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "misc"
 # What a loop, a hook or an example never has to say: words of the layers below them.
 LOW_WORDS = re.compile(
     r"torch\.distributed|\branks?\b|_rank|rank_|world_size|\bdevices?\b|_device|device_|\bcuda\b"
-    r"|autocast|GradScaler|no_sync|all_reduce|all_gather|barrier|collective|wrapp|unwrap|\.module\b",
+    r"|autocast|GradScaler|no_sync|all_reduce|all_gather|barrier|collective|wrapp|unwrap|\.(?-i:module)\b",
     re.IGNORECASE,
 )
 HEAVY = (

@@ -1,4 +1,3 @@
-import psutil
 import torch
 
 from stratrun.accelerators.base import Accelerator
@@ -23,4 +22,7 @@ class CPUAccelerator(Accelerator):
         return torch.device("cpu")
 
     def memory(self, device: torch.device) -> dict[str, float]:
+        # Only now: choosing among accelerators imports this module, whichever is used.
+        import psutil
+
         return {"memory": psutil.Process().memory_info().rss / 2**20}

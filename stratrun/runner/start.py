@@ -11,7 +11,6 @@ from uuid import uuid4
 import torch
 
 from stratrun.checkpoint import Checkpointer
-from stratrun.config import Config
 from stratrun.connector import choose, connect
 from stratrun.distributed import Collectives, ProcessEnv, leave
 from stratrun.engine import Clipping, Engine
@@ -105,6 +104,9 @@ def open_loggers(started: Started, form: Form) -> None:
         loggers = LoggerGroup.build(form.loggers, work_dir=work_dir, is_main=ranks.is_main)
         started.loggers = loggers
         if form.cfg is not None:
+            # Only now, as it imports a YAML reader that a run from Python does without.
+            from stratrun.config import Config
+
             loggers.log_config(Config(form.cfg).to_yaml())
     except Exception as caught:
         error = caught
