@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from stratrun.distributed.env import ProcessEnv
@@ -49,18 +50,18 @@ def join(env: ProcessEnv, backend: str, timeout: timedelta, device: torch.device
     return True
 
 
-def _meeting_place(timeout: timedelta) -> dist.Store:
+def _meeting_place(timeout: timedelta) -> PrefixStore:
     """The launcher's store, apart from what earlier groups left in it.
 
-    torchrun keeps the store of a single machine when it starts the ranks again, with the addresses of those that
-    died; a rank that is faster than another would try to reach it there.
+    torchrun keeps the store of a single machine when it starts the ranks again, with the addresses of
+    those that died; a rank that is faster than another would try to reach it there.
     """
     store, _, _ = next(rendezvous("env://", timeout=timeout))
     store.set_timeout(timeout)
     # Among several machines the number of restarts is each one's own, and the store new after each.
     alone = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if alone else "0"
-    return dist.PrefixStore(f"stratrun/{attempt}/{next(_joins)}", store)
+    return PrefixStore(f"stratrun/{attempt}/{next(_joins)}", store)
 
 
 def check_backend(spec: Any) -> None:
