@@ -28,7 +28,7 @@ from stratrun.config import Config
         ("authorization", "canary"),
         ("credentials", {"user": "canary", "more": ["canary", {"x": "canary"}]}),
         ("passwords", ["canary"]),
-        ("storage_options", {"key": "canary", "client_kwargs": {"key": "canary"}}),
+        ("storage_options", {"key": "canary", "more": {"key": "canary"}}),
         ("url", "https://canary@host/path"),
         ("url", "postgresql://user:canary@host:5432/db"),
         ("url", "s3://key:can@ary:canary@bucket/path"),
@@ -63,6 +63,7 @@ def test_a_secret_is_in_nothing_that_is_shown_or_written(name, value, tmp_path):
     [
         ("num_memory_tokens", 4),
         ("max_tokens", 128),
+        ("user_tokens", "one two"),
         ("pad_token", "<pad>"),
         ("bos_token", "[CLS]"),
         ("user_token", "<|user|>"),

@@ -157,7 +157,22 @@ def test_one_value_is_not_silently_cut_at_a_comment_sign(text):
 
 
 @pytest.mark.parametrize(
-    "value", [1, 1e-3, "a", "1", None, True, [1, "b"], {}, [], "two\nlines", "a, b", "x" * 300]
+    "value",
+    [
+        1,
+        1e-3,
+        "a",
+        "1",
+        None,
+        True,
+        [1, "b"],
+        {},
+        [],
+        "two\nlines",
+        "a, b",
+        [[1, [float("inf")]], [2]],
+        "x" * 300,
+    ],
 )
 def test_a_value_written_on_one_line_reads_back(value):
     text = yaml.write_value(value)

@@ -1,6 +1,5 @@
 """YAML with the scalars of YAML 1.2, read without ever calling a constructor."""
 
-import json
 import re
 from collections.abc import Callable
 from io import StringIO
@@ -83,11 +82,11 @@ class _Dumper(SafeRepresenter, Emitter, Serializer, _Cautious):
         return True
 
     def list_node(self, data: list[Any]) -> yaml.Node:
-        flat = not any(isinstance(item, dict) or (isinstance(item, list) and item) for item in data)
+        flat = not any(isinstance(item, dict) for item in data)
         return self.represent_sequence(_SEQ, data, flow_style=flat)
 
     def dict_node(self, data: dict[Any, Any]) -> yaml.Node:
-        return self.represent_mapping(_MAP, data, flow_style=not data)
+        return self.represent_mapping(_MAP, data, flow_style=False)
 
     def str_node(self, data: str) -> yaml.Node:
         return self.represent_scalar(_STR, data, style="|" if "\n" in data else None)
@@ -119,11 +118,9 @@ def read_value(text: str, place: str) -> Any:
 
 
 def write_value(value: Any) -> str:
-    """A plain scalar or a flat list on one line."""
+    """A plain scalar, or a list without mappings, on one line."""
     flat = isinstance(value, dict | list)
     text = write(value if flat else [value], width=1 << 30).strip()
-    if "\n" in text:
-        return json.dumps(value)
     return text if flat else text[1:-1]
 
 
