@@ -142,7 +142,13 @@ def run(
         randomness={"seed": seed},
     )
     metrics = runner.train()
-    result = {
+    result = outcome(runner, model, memory, metrics)
+    runner.close()
+    return result
+
+
+def outcome(runner: Runner, model: Noisy, memory: Memory, metrics: dict[str, float]) -> dict[str, Any]:
+    return {
         "weights": dict(model.state_dict()),
         "optimizer": runner.engine.optimizers["optimizer"].state_dict(),
         "schedule": runner.schedules[0].state_dict(),
@@ -154,8 +160,6 @@ def run(
         "python": random.getstate(),
         "numpy": [str(part) for part in numpy.random.get_state()],
     }
-    runner.close()
-    return result
 
 
 def tail(result: dict[str, Any], done: int) -> dict[str, Any]:
