@@ -71,6 +71,12 @@ class Collectives:
         if self.world_size > 1:
             dist.barrier(group=self._group)
 
+    def close(self) -> None:
+        """End the group, after the last exchange."""
+        if self._group is not None:
+            dist.destroy_process_group(self._group)
+            self._group = None
+
     def agree(self, error: Exception | None, what: str) -> None:
         """Tell all ranks whether any of them failed, and fail together if one did.
 

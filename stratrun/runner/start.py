@@ -45,6 +45,7 @@ class Started:
 
     def close(self) -> None:
         self.loggers.close()
+        self.ranks.close()
         if self.owns_group:
             leave()
 
