@@ -1,7 +1,8 @@
 """How far a run has come, and what the batch in hand is."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 
@@ -53,6 +54,12 @@ class BatchInfo:
     finish: Callable[[], None] | None = None
     """Tells the loader that the work on the batch is done, so that its position counts it."""
 
-    def forget(self) -> None:
-        """Back to knowing nothing, for batches that no loader of ours handed out."""
-        self.size, self.scale, self.positions, self.total, self.finish = None, 1.0, None, None, None
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Tell of this batch again after the block, in which other data is read."""
+        held = replace(self)
+        try:
+            yield
+        finally:
+            for field in fields(self):
+                setattr(self, field.name, getattr(held, field.name))

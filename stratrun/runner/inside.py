@@ -162,7 +162,9 @@ class Inside:
         require(self._form, "val")
         loop = self._loop("val")
         self.engine.start_evaluation()
-        loop.run()
+        # A hook may ask for it between a batch and what is still to be done with that.
+        with self.engine.batch.kept():
+            loop.run()
         return self.metrics
 
     def log(self, values: Mapping[str, Tensor | float], *, kind: str = "train") -> None:

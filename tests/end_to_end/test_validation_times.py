@@ -116,3 +116,37 @@ def test_the_last_window_of_a_run_by_iterations_ends_with_the_run(two_ranks: Ran
     for found, counts in [by_iterations(str(tmp_path)), *two_ranks(by_iterations, str(tmp_path))]:
         torch.testing.assert_close(found, plain_iterations(), rtol=1e-5, atol=1e-6)
         assert counts == (2, 15, 5, 2 * SAMPLES + 12)
+
+
+class Curious(Hook):
+    """Asks for a validation between a batch and the work on it."""
+
+    def before_train_iter(self, runner: Any) -> None:
+        runner.validate()
+
+
+def validated_within(hooks: list[Hook], work_dir: str) -> tuple[dict[str, Tensor], int]:
+    """The last batch is of three samples, which two ranks do not share equally."""
+    runner = run(
+        perceptron(),
+        work_dir,
+        loss="cross_entropy",
+        train_dataloader={"dataset": points(23), "global_batch_size": GLOBAL_BATCH},
+        randomness={"seed": 1},
+        val_dataloader={"dataset": points(5), "batch_size": 2},
+        val_evaluator={"type": "Accuracy"},
+        custom_hooks=hooks,
+    )
+    return weights(runner.model), runner.samples
+
+
+def test_a_validation_that_a_hook_asks_for_changes_nothing_of_the_batch_in_hand(
+    two_ranks: Ranks, tmp_path: Any
+) -> None:
+    for (found, samples), (left_alone, _) in zip(
+        two_ranks(validated_within, [Curious()], str(tmp_path / "curious")),
+        two_ranks(validated_within, [], str(tmp_path / "plain")),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, left_alone, rtol=0, atol=0)
+        assert samples == 2 * 23
