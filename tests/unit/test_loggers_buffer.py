@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from stratrun.distributed import Collectives, ProcessEnv
 from stratrun.loggers import RecordBuffer
+from stratrun.loggers.unread import Unread
 from tests.ranks import Ranks
 
 
@@ -286,3 +287,11 @@ def test_a_name_that_one_rank_alone_has_reaches_all_of_them(two_ranks: Ranks) ->
     for results, calls in two_ranks(means_of_rank, lonely=True):
         assert [means.get("extra") for means in results] == [None, 5.0, 5.0]
         assert calls == [["gather", "sum"], ["sum", "gather", "sum"], ["sum"]]
+
+
+def test_what_was_read_is_let_go() -> None:
+    unread = Unread()
+    for number in (1.0, 2.0):
+        place = unread.take(torch.tensor(number))
+        assert (place, unread.read()) == (0, [number])
+    assert unread.read() == []
