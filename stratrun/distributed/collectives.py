@@ -87,21 +87,29 @@ class Collectives:
             what: What was being done, for the message.
 
         Raises:
-            StratrunError: some rank failed. Of the class of the first failure where that is one
-                of ours, and with the cause attached on the rank where it arose.
+            StratrunError: some rank failed. Of the class of the first failure that is one of ours,
+                and with the cause attached on the rank where it arose.
         """
         if self.world_size == 1:
             if error is not None:
                 raise error
             return
-        mine = None if error is None else (type(error), str(error))
+        mine = None if error is None else (_known(type(error)), _told(error))
         failures = [(rank, f) for rank, f in enumerate(self.gather(mine)) if f is not None]
         if not failures:
             return
-        kind = next((k for _, (k, _) in failures if issubclass(k, StratrunError)), StratrunError)
-        told = "; ".join(f"rank {rank}: {_told(k, text)}" for rank, (k, text) in failures)
+        kind = next((k for _, (k, _) in failures if k is not StratrunError), StratrunError)
+        told = "; ".join(f"rank {rank}: {text}" for rank, (_, text) in failures)
         raise kind(f"{what} failed on {told}") from error
 
 
-def _told(kind: type[Exception], text: str) -> str:
-    return text if issubclass(kind, StratrunError) else f"{kind.__name__}: {text}"
+def _known(kind: type[Exception]) -> type[StratrunError]:
+    """The nearest class of ours: one of the user's may not travel, or not be made of a text."""
+    for base in kind.__mro__:
+        if issubclass(base, StratrunError) and base.__module__ == StratrunError.__module__:
+            return base
+    return StratrunError
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, StratrunError) else f"{type(error).__name__}: {error}"

@@ -25,23 +25,31 @@ def check(runner: Inside, ranks: Collectives, form: Form, job: str) -> None:
             runner.checkpointer.claim()
         elif form.resume != "auto":
             folder = runner.checkpointer.folder if form.resume is True else Folder(os.fspath(form.resume))
-            ranks.agree(_lacking(f"resume={form.resume!r}", folder, ranks.is_main), "resuming")
+            error = _no_checkpoint(f"resume={form.resume!r}", folder) if ranks.is_main else None
+            ranks.agree(error, "resuming")
     if form.load_from is not None and not runner.has_weights:
-        error = None
-        if ranks.is_main and not Folder(form.load_from).exists():
-            error = CheckpointNotFoundError(
-                f"load_from={str(form.load_from)!r}: {missing(Folder(form.load_from))}"
-            )
-        ranks.agree(error, "loading weights")
+        ranks.agree(_no_weights(form.load_from) if ranks.is_main else None, "loading weights")
 
 
-def _lacking(given: str, folder: Folder, is_main: bool) -> Exception | None:
+def _no_checkpoint(given: str, folder: Folder) -> Exception | None:
+    """Why nothing can be resumed from there. Returned, as the other ranks wait to be told."""
     try:
-        if is_main:
-            look_into(folder)
+        look_into(folder)
     except CheckpointNotFoundError as error:
         return CheckpointNotFoundError(f"{given}: {error}; resume='auto' starts anew where there is none")
+    except Exception as error:
+        return error
     return None
+
+
+def _no_weights(path: str | os.PathLike[str]) -> Exception | None:
+    """Why no weights can be loaded from there. Returned, as the other ranks wait to be told."""
+    try:
+        if Folder(path).exists():
+            return None
+        return CheckpointNotFoundError(f"load_from={str(path)!r}: {missing(Folder(path))}")
+    except Exception as error:
+        return error
 
 
 def load(runner: Inside, form: Form) -> str:
