@@ -125,7 +125,7 @@ class Checkpointer:
             own = [step for step in committed_steps(self.folder) if self._owner(step) == self.run_id]
             for step in superfluous(own, keep_last, protect):
                 discard(self.folder, layout.name_of(step), self.run_id)
-        except OSError as error:
+        except Exception as error:  # not all stores raise OSError, and the other ranks go on
             _LOG.warning("an old checkpoint in %s was not removed: %s", self.folder, error)
 
     def _prepare(self, step: int) -> str | None:
