@@ -188,7 +188,8 @@ def test_two_metrics_of_one_name_are_told_apart_by_a_prefix() -> None:
 class Keeper(Metric):
     """Keeps what it gets as it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str | None = None) -> None:
+        super().__init__(prefix)
         self.add_state("kept", [])
         self.add_state("total", torch.zeros(()))
 
@@ -200,12 +201,20 @@ class Keeper(Metric):
         return float(self.total)
 
 
+class PickingKeeper(Keeper):
+    """Gets what the evaluator has not seen."""
+
+    def arguments(self, outputs: Any, batch: Any, size: int) -> tuple[Any, ...]:
+        return outputs["logits"], None
+
+
 def test_no_state_holds_on_to_the_graph_of_a_model() -> None:
     weight = torch.ones(CLASSES, requires_grad=True)
-    evaluator = Evaluator([keeper := Keeper(), MeanMetric()])
+    evaluator = Evaluator([keeper := Keeper(), picking := PickingKeeper(prefix="own"), MeanMetric()])
     evaluator.process((None, LABELS[:4]), {"logits": LOGITS[:4] * weight, "loss": (weight * 2).sum()})
     assert not keeper.kept[0].requires_grad
     assert not keeper.total.requires_grad
+    assert not picking.total.requires_grad
     assert evaluator.evaluate()["loss"] == 2 * CLASSES
 
 

@@ -91,6 +91,22 @@ def test_samples_counted_twice_are_noticed_when_the_size_is_known() -> None:
         assert "32 samples were counted, but the data set has 16" in str(result)
 
 
+def test_a_text_is_no_value_even_if_it_reads_like_a_number() -> None:
+    class Told(BaseMetric):
+        """Says its value."""
+
+        def process(self, data_batch: Any, data_samples: Any) -> None:
+            self.results.append(None)
+
+        def compute_metrics(self, results: list[Any]) -> dict[str, Any]:
+            return {"told": "0.5"}
+
+    evaluator = Evaluator(Told())
+    evaluator.process(*batch_of([0]))
+    with pytest.raises(MetricError, match="Told gave str for 'told', not one number"):
+        evaluator.evaluate()
+
+
 def test_a_value_that_is_no_number_says_what_it_is() -> None:
     class Rows(Metric):
         """Gives a value for each class."""

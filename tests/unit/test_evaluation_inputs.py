@@ -71,6 +71,26 @@ def test_arguments_are_found_where_they_usually_are_or_where_told(
     assert target is T
 
 
+def test_each_metric_may_be_told_names_of_its_own() -> None:
+    class Sums(Metric):
+        """Of what it was given."""
+
+        def __init__(self) -> None:
+            self.add_state("sums", torch.zeros(2))
+
+        def update(self, preds: Tensor, target: Tensor) -> None:
+            self.sums: Tensor = self.sums + torch.stack([preds.sum(), target.sum()])
+
+        def compute(self) -> dict[str, Tensor]:
+            return {"preds": self.sums[0], "target": self.sums[1]}
+
+    own = {"type": Sums, "preds": "b", "target": "d", "prefix": "own"}
+    evaluator = Evaluator([Sums(), own], preds="a", target="c")
+    values = {name: torch.tensor([float(i)]) for i, name in enumerate("abcd")}
+    evaluator.process(None, values)
+    assert evaluator.evaluate() == {"preds": 0, "target": 2, "own/preds": 1, "own/target": 3}
+
+
 def test_lists_of_texts_and_of_boxes_are_predictions_as_a_whole() -> None:
     texts, boxes = ["a", "b"], [{"boxes": P}, {"boxes": P}]
     assert seen(texts, (X, ["c", "d"])) == (texts, ["c", "d"])

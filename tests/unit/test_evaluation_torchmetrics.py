@@ -273,6 +273,25 @@ def test_what_cannot_be_combined_exactly_is_an_error_on_every_rank(
         assert said in str(result)
 
 
+class OwnReduction(Metric):
+    """Reduces its state by a function, which gets a value for each rank."""
+
+    ranks: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("ranks", torch.zeros(()), dist_reduce_fx=lambda stacked: torch.tensor(len(stacked)))
+
+    def update(self, value: Tensor) -> None: ...
+
+    def compute(self) -> Tensor:
+        return self.ranks
+
+
+def test_a_reduction_by_a_function_gets_no_value_of_a_rank_without_a_batch() -> None:
+    assert evaluated(OwnReduction, values, SAMPLES, 4, 8, idle=(0,))[1] == {"OwnReduction": 3}
+
+
 def test_in_one_process_a_metric_that_no_ranks_could_combine_still_works() -> None:
     result = evaluated(lambda: Plain("mean", outside=True), values, SAMPLES, 1, 8)[0]
     assert result["Plain"] == pytest.approx(DATA["x"].sum().item(), rel=1e-4)
