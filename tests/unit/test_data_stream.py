@@ -25,8 +25,9 @@ def test_ranks_get_equally_many_batches_that_make_up_the_stream(
         total = sum(info.size or 0 for _, info in batches)
         assert {info.total for _, info in batches} == {total}
         true = [sample for taken, info in batches for sample in taken[: info.size]]
-        mean = sum(info.scale * sum(taken) / len(taken) for taken, info in batches) / world_size
-        assert mean == pytest.approx(sum(true) / total)
+        # Of squares: of the numbers themselves, wrong weights would give the right mean.
+        means = [info.scale * sum(n**2 for n in taken) / len(taken) for taken, info in batches]
+        assert sum(means) / world_size == pytest.approx(sum(n**2 for n in true) / total)
 
 
 def test_drop_last_drops_the_short_global_batch_of_a_stream() -> None:
@@ -46,6 +47,14 @@ def test_a_stream_stopped_on_two_ranks_goes_on_with_four(workers: int) -> None:
     for feed, _ in four:
         feed.load_state_dict(first.state_dict())
     assert in_global_order([rest_of_epoch(*feed) for feed in four]) == list(range(12, 29))
+
+
+def test_workers_that_stay_are_told_each_epoch() -> None:
+    spec = {"dataset": Stream(4, noisy=True), "batch_size": 4}
+    alone, with_worker = make_feed(spec)[0], make_feed({**spec, "num_workers": 1})[0]
+    for _ in range(2):
+        assert [batch.tolist() for batch in with_worker] == [batch.tolist() for batch in alone]
+    assert alone.epoch == 1
 
 
 class Sharded(IterableDataset[Tensor]):

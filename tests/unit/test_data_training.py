@@ -28,8 +28,9 @@ def test_the_mean_over_ranks_is_the_mean_over_samples(samples: int, world_size: 
     assert {len(batches) for batches in per_rank_batches} == {-(-samples // size)}
     for number, batches in enumerate(zip(*per_rank_batches, strict=True)):
         true = order[number * size : (number + 1) * size]
-        means = [info.scale * sum(taken) / len(taken) for taken, info in batches]
-        assert sum(means) / world_size == pytest.approx(sum(true) / len(true))
+        # Of squares: of numbers in a row, wrong weights would give the right mean.
+        means = [info.scale * sum(n**2 for n in taken) / len(taken) for taken, info in batches]
+        assert sum(means) / world_size == pytest.approx(sum(n**2 for n in true) / len(true))
         assert sum(info.size for _, info in batches) == len(true)
         assert {info.total for _, info in batches} == {len(true)}
         for taken, info in batches:
@@ -160,6 +161,9 @@ def test_set_epoch_keeps_the_place_in_its_own_epoch_only() -> None:
     next(iter(feed))
     feed.finish()
     feed.epoch_done()
+    assert (feed.batches_done, feed.epoch) == (0, 4)
+    list(feed)
+    feed.set_epoch(4)
     assert (feed.batches_done, feed.epoch) == (0, 4)
 
 
