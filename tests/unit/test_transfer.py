@@ -36,6 +36,17 @@ class Encoding(UserDict[str, Any]):
         return Encoding({key: value.to(device) for key, value in self.items()})
 
 
+class Graph:
+    """Nothing but a method to move it."""
+
+    device = CPU
+
+    def to(self, device: torch.device) -> "Graph":
+        moved = Graph()
+        moved.device = device
+        return moved
+
+
 class Named(OrderedDict[str, Any]):
     origin = ""
 
@@ -48,12 +59,15 @@ def test_every_tensor_of_a_nested_batch_is_moved() -> None:
     moved = move_batch(batch, META)
     assert moved["x"].device == META
     assert moved["more"][0].device == META
+    assert [type(part) for part in (moved, moved["more"], moved["more"][1])] == [dict, list, tuple]
     assert moved["more"][1][0].device == META
     assert moved["more"][1][1]["y"].device == META
     assert batch["x"].device == CPU
 
 
-@pytest.mark.parametrize("leaf", ["text", 3, 2.5, True, None, b"raw", object(), {1, 2}, range(3), int])
+@pytest.mark.parametrize(
+    "leaf", ["text", 3, 2.5, True, None, b"raw", object(), {1, 2}, range(3), int, Graph, Sample]
+)
 def test_what_is_no_tensor_comes_through_as_the_same_object(leaf: Any) -> None:
     assert move_batch({"leaf": leaf, "x": torch.ones(1)}, META)["leaf"] is leaf
 
@@ -90,6 +104,7 @@ def test_objects_that_can_move_themselves_do(non_blocking: bool) -> None:
     encoding = move_batch(Encoding(ids=torch.ones(2)), META, non_blocking=non_blocking)
     assert type(encoding) is Encoding
     assert encoding["ids"].device == META
+    assert move_batch([Graph()], META, non_blocking=non_blocking)[0].device == META
     packed = pack_sequence([torch.ones(3), torch.ones(2)])
     assert move_batch((packed,), META, non_blocking=non_blocking)[0].data.device == META
 
