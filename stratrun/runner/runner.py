@@ -115,8 +115,11 @@ class Runner(Inside):
         return predictions
 
     def close(self) -> None:
-        """Close the loggers, and leave the process group if this run started it."""
+        """End loader workers, close the loggers, and leave the process group if this run started it."""
         if self._parts is not None:
+            for job in self._loops:
+                for feed in self.feeds(job):
+                    feed.close()
             self._parts.close()
 
     # -- how a job comes about
