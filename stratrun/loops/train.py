@@ -73,6 +73,8 @@ class TrainLoop(BaseLoop):
         runner.call_hooks("after_train_epoch")
 
     def run_iter(self, idx: int, data_batch: Any) -> Any:
+        if self.accumulate == 1:
+            return self.runner.engine.train_step(data_batch)
         size, last = window(idx, self.accumulate, self.end_of_data(idx))
         return self.runner.engine.train_step(data_batch, update=last, divisor=size)
 
