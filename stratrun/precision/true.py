@@ -15,7 +15,9 @@ class TruePrecision(Precision):
     """Parameters and inputs in `param_dtype`; tensors made in the forward pass as well."""
 
     def convert_module(self, module: nn.Module) -> nn.Module:
-        return module.to(self.param_dtype)
+        # Not `module.to`, which makes complex tensors real.
+        converted: nn.Module = module._apply(lambda t: t.to(self.param_dtype) if t.is_floating_point() else t)
+        return converted
 
     def forward_context(self) -> AbstractContextManager[Any]:
         return _default_dtype(self.param_dtype)
