@@ -87,4 +87,6 @@ class FP16MixedPrecision(Precision):
         return self._scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._scaler.load_state_dict(state)
+        # A run that had no scale before begins with the first one.
+        if state:
+            self._scaler.load_state_dict(state)
