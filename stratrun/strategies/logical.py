@@ -80,6 +80,12 @@ def load_optimizer_state(
     values = {index[name]: _cloned(v) for name, v in state["state"].items()}
     rest = {k: v for k, v in state.items() if k not in ("state", "param_groups")}
     optimizer.load_state_dict({"state": values, "param_groups": groups, **rest})
+    lacking = sorted(optimizer.defaults.keys() - optimizer.param_groups[0].keys())
+    if lacking:
+        raise CheckpointError(
+            f"optimizer {key!r}, {type(optimizer).__name__}, is of another class than the checkpoint's; "
+            f"that had no {', '.join(lacking)}; use the same, or only the weights, with load_from="
+        )
 
 
 def _cloned(values: Any) -> Any:
