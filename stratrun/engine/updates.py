@@ -1,6 +1,7 @@
 """From losses to parameters: the accumulation window, clipping, and the optimizers."""
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 from torch import Tensor, nn
@@ -102,12 +103,24 @@ class Updates:
                 # No sample anywhere leaves gradients of zero, which stay zero.
                 multiply(gradients, 1.0 / self._strategy.mean(weight).clamp_min(1e-12))
             norm = self._clip(parameters)
-        if self._precision.step(optimizer):
+        if self._stepped_by(optimizer):
             self._stepped = True
         else:
             self._state.skipped += 1
         optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def _stepped_by(self, optimizer: Optimizer) -> bool:
+        try:
+            return self._precision.step(optimizer)
+        except TypeError as error:
+            closure = signature(optimizer.step).parameters.get("closure")
+            if closure is None or closure.default is not closure.empty:
+                raise
+            raise ConfigError(
+                f"{type(optimizer).__name__} calls for the loss several times in an update, by a closure, "
+                "which a training step does not have; take another optimizer"
+            ) from error
 
     def _clip(self, parameters: list[Tensor]) -> Tensor | None:
         clipping = self._clipping
