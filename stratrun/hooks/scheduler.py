@@ -22,6 +22,13 @@ class ParamSchedulerHook(Hook):
 
     def __init__(self) -> None:
         self._step = 0
+        self._epoch = 0
+
+    def before_train(self, runner: RunContext) -> None:
+        # A hook with a lower priority may have saved before the schedules moved.
+        self.after_train_iter(runner)
+        if self._epoch < runner.epoch:
+            self.after_train_epoch(runner)
 
     def after_train_iter(self, runner: RunContext) -> None:
         # Not more than one behind, but an update at the end of the data comes after this point.
@@ -33,6 +40,7 @@ class ParamSchedulerHook(Hook):
 
     def after_train_epoch(self, runner: RunContext) -> None:
         self.after_train_iter(runner)
+        self._epoch = runner.epoch
         for schedule in runner.schedules:
             if schedule.by_epoch and schedule.monitor is None:
                 schedule.step()
@@ -43,7 +51,7 @@ class ParamSchedulerHook(Hook):
                 schedule.follow(runner.metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self._step}
+        return {"step": self._step, "epoch": self._epoch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._step = state["step"]
+        self._step, self._epoch = state["step"], state["epoch"]

@@ -1,0 +1,99 @@
+"""What once went wrong for users, each at its smallest."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stratrun import CheckpointError, ConfigError, Hook, Runner
+from tests.problems import perceptron, points, trained, weights
+
+
+def form(**options: Any) -> dict[str, Any]:
+    return {
+        "loss": "cross_entropy",
+        "train_dataloader": {"dataset": points(20), "batch_size": 5},
+        "train_cfg": {"max_epochs": 3},
+        "optimizer": {"type": "SGD", "lr": 0.1},
+        "randomness": {"seed": 0},
+        "loggers": (),
+        **options,
+    }
+
+
+class SaveAndStop(Hook):
+    """Saves as any hook does, before the schedules have moved."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def after_train_iter(self, runner: Any) -> None:
+        if runner.iter == self.at:
+            runner.save_checkpoint()
+            runner.state.should_stop = True
+
+    def after_train_epoch(self, runner: Any) -> None:
+        if runner.epoch == -self.at:
+            runner.save_checkpoint()
+            runner.state.should_stop = True
+
+
+@pytest.mark.parametrize("by_epoch", [False, True])
+@pytest.mark.parametrize("at", [5, -2], ids=["an iteration", "an epoch"])
+def test_schedule_is_not_late_when_a_hook_saved_before_it_moved(
+    tmp_path: Path, by_epoch: bool, at: int
+) -> None:
+    decay = {"type": "ExponentialLR", "gamma": 0.5, "by_epoch": by_epoch}
+    off = {"default_hooks": {"checkpoint": None}}
+    whole = trained(perceptron(), **form(param_scheduler=decay))
+    broken = form(param_scheduler=decay, work_dir=tmp_path, **off)
+    Runner(perceptron(), custom_hooks=[SaveAndStop(at)], **broken).train()
+    resumed = Runner(perceptron(), resume=True, **broken)
+    resumed.train()
+    torch.testing.assert_close(weights(resumed.model), weights(whole.model), rtol=0, atol=0)
+
+
+def test_optimizer_that_needs_a_closure_is_refused_with_the_reason() -> None:
+    with pytest.raises(ConfigError, match="LBFGS calls for the loss several times"):
+        trained(perceptron(), **form(optimizer={"type": "LBFGS"}))
+
+
+def test_resume_with_another_optimizer_is_refused_with_the_reason(tmp_path: Path) -> None:
+    Runner(perceptron(), **form(work_dir=tmp_path, train_cfg={"max_epochs": 1})).train()
+    other = form(work_dir=tmp_path, optimizer={"type": "Adam", "lr": 0.1}, resume=True)
+    with pytest.raises(CheckpointError, match=r"Adam, is of another class.*betas"):
+        Runner(perceptron(), **other).train()
+
+
+def test_run_without_loss_scale_goes_on_with_one(tmp_path: Path) -> None:
+    Runner(perceptron(), **form(work_dir=tmp_path, train_cfg={"max_epochs": 1})).train()
+    resumed = Runner(perceptron(), **form(work_dir=tmp_path, precision="16-mixed", resume=True))
+    resumed.train()
+    assert resumed.epoch == 3
+
+
+class Rotated(nn.Module):
+    """Has a complex buffer, as rotary embeddings do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(5, 3)
+        self.register_buffer("turn", torch.polar(torch.ones(3), torch.ones(3)))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (self.linear(inputs).float() * self.turn).imag
+
+    def train_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "16-true"])
+def test_complex_buffers_stay_complex(precision: str) -> None:
+    options = form(precision=precision)
+    del options["loss"]
+    model = trained(Rotated(), **options).model
+    assert model.turn.is_complex()
+    assert model.turn.imag.abs().min() > 0.5
