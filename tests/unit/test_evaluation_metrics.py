@@ -197,6 +197,21 @@ def test_a_prefix_given_takes_the_place_of_the_default() -> None:
     assert evaluator.evaluate() == {"own/mean": 1.0}
 
 
+def test_a_base_metric_takes_a_prefix_like_every_metric() -> None:
+    class Plain(BaseMetric):
+        """Leaves the constructor as it is."""
+
+        def process(self, data_batch: Any, data_samples: Any) -> None:
+            self.results.append(1)
+
+        def compute_metrics(self, results: list[int]) -> dict[str, Any]:
+            return {"batches": len(results)}
+
+    evaluator = Evaluator([Plain(), Plain(prefix="own"), Plain("other")])
+    evaluator.process(None, None)
+    assert evaluator.evaluate() == {"batches": 1, "own/batches": 1, "other/batches": 1}
+
+
 def test_a_base_metric_that_collects_nothing_says_so() -> None:
     evaluator = Evaluator(Counted())
     evaluator.process(None, [])
