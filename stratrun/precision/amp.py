@@ -51,6 +51,7 @@ class FP16MixedPrecision(Precision):
             "growth_interval": growth_interval,
         }
         self._scaler: torch.amp.GradScaler
+        self._checked = False
 
     def setup(self, device_type: str) -> None:
         super().setup(device_type)
@@ -63,9 +64,13 @@ class FP16MixedPrecision(Precision):
         self._scaler.scale(loss).backward()
 
     def unscale(self, optimizer: Optimizer) -> None:
-        self._scaler.unscale_(optimizer)
+        if _has_gradients(optimizer):
+            self._scaler.unscale_(optimizer)
 
     def step(self, optimizer: Optimizer) -> bool:
+        if not _has_gradients(optimizer):
+            return super().step(optimizer)
+        self._checked = True
         called: list[bool] = []
         handle = optimizer.register_step_post_hook(lambda *_: called.append(True))
         try:
@@ -78,7 +83,9 @@ class FP16MixedPrecision(Precision):
         return bool(called)
 
     def update(self) -> None:
-        self._scaler.update()
+        if self._checked:
+            self._scaler.update()
+        self._checked = False
 
     def _found_inf(self, optimizer: Optimizer) -> list[Tensor]:
         return list(self._scaler._found_inf_per_device(optimizer).values())
@@ -90,3 +97,8 @@ class FP16MixedPrecision(Precision):
         # A run that had no scale before begins with the first one.
         if state:
             self._scaler.load_state_dict(state)
+
+
+def _has_gradients(optimizer: Optimizer) -> bool:
+    """Whether a backward pass has reached its part of the model: the scaler does not take one without."""
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])

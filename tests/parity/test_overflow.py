@@ -3,11 +3,11 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
-from tests.problems import perceptron, points, trained, weights
+from tests.problems import CLASSES, FEATURES, perceptron, points, trained, weights
 from tests.ranks import Ranks
 
 BATCH, SAMPLES, EPOCHS = 4, 24, 2
@@ -86,3 +86,41 @@ def test_an_overflow_on_one_rank_drops_the_update_on_both(two_ranks: Ranks, tmp_
     torch.testing.assert_close(first[0], second[0], rtol=0, atol=0)
     torch.testing.assert_close(first[0], plain(9, 3, 256.0)[0], rtol=1e-2, atol=1e-3)
     assert not torch.equal(first[0]["0.weight"], weights(perceptron())["0.weight"])
+
+
+class TakingTurns(nn.Module):
+    """Two heads, of which each batch trains one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.one, self.other = nn.Linear(FEATURES, CLASSES), nn.Linear(FEATURES, CLASSES)
+        self.batches = 0
+
+    def train_step(self, batch: list[Tensor]) -> Tensor:
+        head = self.other if self.batches % 2 else self.one
+        self.batches += 1
+        return cross_entropy(head(batch[0]), batch[1])
+
+
+def in_turns(precision: str, work_dir: str) -> tuple[dict[str, Tensor], int]:
+    runner = trained(
+        TakingTurns(),
+        train_dataloader={"dataset": points(SAMPLES), "global_batch_size": BATCH, "shuffle": False},
+        train_cfg={"max_epochs": EPOCHS},
+        optimizer={part: {**OPTIMIZER, "params": part} for part in ("one", "other")},
+        precision=precision,
+        clip_grad=0.1,
+        work_dir=work_dir,
+    )
+    return weights(runner.model), runner.step
+
+
+def test_an_optimizer_whose_part_a_batch_does_not_reach_waits_for_its_turn(
+    two_ranks: Ranks, tmp_path: Any
+) -> None:
+    truth, steps = in_turns("32-true", str(tmp_path / "full"))
+    alone = in_turns("16-mixed", str(tmp_path / "scaled"))
+    for found, counted in [alone, *two_ranks(in_turns, "16-mixed", str(tmp_path / "ranks"))]:
+        assert counted == steps == 12
+        torch.testing.assert_close(found, truth, rtol=1e-2, atol=5e-3)
