@@ -69,8 +69,12 @@ class Updates:
         """The optimizer of that name, or all of them.
 
         Raises:
-            ConfigError: there is none of that name.
+            ConfigError: there is none, or none of that name.
         """
+        if not self.optimizers:
+            raise ConfigError(
+                "there is no optimizer to update with; give optimizer=dict(type='AdamW', lr=1e-3)"
+            )
         if optimizer is None:
             return list(self.optimizers.values())
         if optimizer not in self.optimizers:

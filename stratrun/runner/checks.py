@@ -21,7 +21,7 @@ from stratrun.optim import scheduler as schedules
 from stratrun.registry import HOOKS, LOOPS, MODELS
 from stratrun.registry.arguments import at, parameters_of
 from stratrun.runner.environment import parse_env, parse_randomness
-from stratrun.runner.form import DEFAULT_HOOKS, Form, Job
+from stratrun.runner.form import DEFAULT_HOOKS, Form, Job, of_the_user
 from stratrun.runner.parts import functional_loss, hook_specs, loop_spec, split_priority
 from stratrun.storage import Folder
 
@@ -106,7 +106,7 @@ def check_hooked(form: Form, job: Job, hooks: HookList) -> None:
             a metric is waited for and there is no validation.
     """
     # A loop of the user's may call points of its own, and validate in its own way.
-    if any(_of_the_user(form, one) for one in _JOBS):
+    if any(of_the_user(form, one) for one in _JOBS):
         return
     for text in hooks.never_called():
         raise ConfigError(text)
@@ -199,17 +199,6 @@ def _refuse_other_kinds(form: Form) -> None:
         raise ConfigError(f"custom_hooks={shown} must be a list of hooks; write custom_hooks=[...]")
 
 
-def _of_the_user(form: Form, job: Job) -> bool:
-    """Whether the loop of a job is not one of ours, so that its points and its needs are unknown."""
-    spec = form.of(job, "cfg")
-    if isinstance(spec, Mapping):
-        spec = spec.get("type")
-    if isinstance(spec, str):
-        spec = LOOPS.get(spec) if "." not in spec else None
-    kind = spec if isinstance(spec, type) else type(spec)
-    return kind is not type(None) and not kind.__module__.startswith("stratrun.loops")
-
-
 def _check_loaders(form: Form, job: Job) -> None:
     loaders, evaluator = form.of(job, "dataloader"), form.of(job, "evaluator")
     named = dict(loaders) if names_loaders(loaders) else {"": loaders}
@@ -217,7 +206,7 @@ def _check_loaders(form: Form, job: Job) -> None:
         check_data(one, f"{job}_dataloader.{name}".rstrip("."), train=job == "train")
     if evaluator is None:
         return
-    if not _of_the_user(form, job):
+    if not of_the_user(form, job):
         for name, one in evaluators_of(job, named, evaluator).items():
             check_evaluator(one, f"{job}_evaluator" if one is evaluator else f"{job}_evaluator.{name}")
     elif not isinstance(evaluator, Mapping) or "type" in evaluator or "metrics" in evaluator:

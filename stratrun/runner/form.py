@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stratrun.errors import MissingArgumentError
+from stratrun.errors import MissingArgumentError, UnknownNameError
+from stratrun.registry import LOOPS
 from stratrun.registry.spec import edited
 
 Job = Literal["train", "val", "test", "predict"]
@@ -70,7 +71,9 @@ def require(form: Form, job: Job) -> None:
     _require(form, job, f"{job}_dataloader", "dict(dataset=..., batch_size=32), a DataLoader, or a data set")
     if job == "train":
         _require(form, job, "train_cfg", "dict(by_epoch=True, max_epochs=10)")
-        _require(form, job, "optimizer", "dict(type='AdamW', lr=1e-3)", unless=_own_recipe(form))
+        # A recipe of the user's own may do without, and a schedule without one has nothing to move.
+        own = of_the_user(form, "train") and not form.param_scheduler
+        _require(form, job, "optimizer", "dict(type='AdamW', lr=1e-3)", unless=own)
     lone = [
         name for name in ("val_evaluator", "val_cfg") if job == "train" and getattr(form, name) is not None
     ]
@@ -79,6 +82,22 @@ def require(form: Form, job: Job) -> None:
             f"{lone[0]} is given, but no val_dataloader to validate on; give val_dataloader=..., "
             f"or leave out {lone[0]}"
         )
+
+
+def of_the_user(form: Form, job: Job) -> bool:
+    """Whether the loop of a job is not one of ours, so that its points and its needs are unknown."""
+    kind = form.of(job, "cfg")
+    if isinstance(kind, Mapping):
+        kind = kind.get("type")
+    if kind is None:
+        return False
+    if isinstance(kind, str) and "." not in kind:
+        try:
+            kind = LOOPS.get(kind)
+        except UnknownNameError:
+            return True
+    home = kind if isinstance(kind, str) else (kind if isinstance(kind, type) else type(kind)).__module__
+    return not home.startswith("stratrun.loops")
 
 
 def default_hooks(form: Form) -> dict[str, Any]:
@@ -101,12 +120,3 @@ def _completed(name: str, spec: Any) -> Any:
 def _require(form: Form, job: Job, name: str, example: str, *, unless: bool = False) -> None:
     if getattr(form, name) is None and not unless:
         raise MissingArgumentError(f"{job}() needs {name}, which was not given; for example {name}={example}")
-
-
-def _own_recipe(form: Form) -> bool:
-    """Whether a loop of the user's own does the updates, maybe without an optimizer of ours."""
-    return isinstance(form.train_cfg, Mapping) and form.train_cfg.get("type") not in (
-        None,
-        "EpochBasedTrainLoop",
-        "IterBasedTrainLoop",
-    )

@@ -209,6 +209,7 @@ def test_a_job_needs_nothing_but_its_own_arguments(tmp_path: Any) -> None:
     tested = Runner(perceptron(), test_dataloader=loader, test_evaluator={"type": "Accuracy"}, **quiet)
     assert list(tested.test()) == ["accuracy"]
     form: dict[str, Any] = {"train_dataloader": loader, "train_cfg": {"max_epochs": 1}}
+    form["test_cfg"] = {"type": "NotThere"}  # which is for another job to complain of
     trained = Runner(perceptron(), **form, optimizer={"type": "SGD", "lr": 0.1}, **quiet)
     assert trained.train() == {}
 

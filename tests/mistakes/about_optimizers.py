@@ -7,7 +7,8 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import StepLR
 
-from stratrun.errors import ConfigError
+from stratrun import EpochBasedTrainLoop
+from stratrun.errors import ConfigError, MissingArgumentError
 from tests.mistakes.mistake import mistake, train
 
 
@@ -97,3 +98,23 @@ def the_schedule_names_an_unknown_optimizer(folder: Path) -> None:
 def the_schedule_is_of_another_optimizer(folder: Path) -> None:
     other = SGD(nn.Linear(4, 3).parameters(), lr=0.1)
     train(folder, param_scheduler=StepLR(other, 1))
+
+
+@mistake(MissingArgumentError, "train() needs optimizer")
+def the_loop_of_ours_is_given_as_a_class_and_no_optimizer(folder: Path) -> None:
+    train(folder, train_cfg={"type": EpochBasedTrainLoop, "max_epochs": 1}, optimizer=None)
+
+
+class OwnLoop(EpochBasedTrainLoop):
+    """Might have updated in a way of its own."""
+
+
+@mistake(MissingArgumentError, "train() needs optimizer")
+def there_is_a_schedule_and_nothing_that_it_moves(folder: Path) -> None:
+    cfg, schedule = {"type": OwnLoop, "max_epochs": 1}, {"type": "StepLR", "step_size": 1}
+    train(folder, train_cfg=cfg, param_scheduler=schedule, optimizer=None)
+
+
+@mistake(ConfigError, "no optimizer to update with", "optimizer=", shows="running")
+def a_loop_of_ones_own_has_no_optimizer(folder: Path) -> None:
+    train(folder, train_cfg={"type": OwnLoop, "max_epochs": 1}, optimizer=None)
