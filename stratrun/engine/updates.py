@@ -92,7 +92,7 @@ class Updates:
         """Put back what `open_window` returned."""
         if not saved:
             return
-        self._window.load_state_dict(dict(saved))
+        self._window.load_state_dict(dict(saved), next(module.parameters()).device)
         for name, parameter in module.named_parameters():
             gradient = saved["gradients"].get(name)
             parameter.grad = None if gradient is None else gradient.to(parameter.device)

@@ -70,8 +70,11 @@ class Window:
     def state_dict(self) -> dict[str, Any]:
         return {"batches": self.batches, "planned": self._planned, "weight": self._weight}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.batches, self._planned, self._weight = state["batches"], state["planned"], state["weight"]
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Take back what `state_dict` returned, the weight to where the gradients are."""
+        weight = state["weight"]
+        self.batches, self._planned = state["batches"], state["planned"]
+        self._weight = None if weight is None else weight.to(device)
 
 
 def multiply(gradients: Sequence[Tensor], factor: Tensor | float) -> None:
