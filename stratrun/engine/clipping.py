@@ -35,7 +35,8 @@ class Clipping:
         for key, limit in spec.items():
             if key not in known:
                 raise ConfigError(f"clip_grad has no setting {key!r}; {nearest(str(key), known)}")
-            if limit is not None and (not isinstance(limit, int | float) or limit <= 0):
+            number = isinstance(limit, int | float) and not isinstance(limit, bool)
+            if limit is not None and not (number and limit > 0):
                 raise ConfigError(f"clip_grad: {key}={limit!r} must be a number above 0")
         if spec.get("max_norm") is None and spec.get("value") is None:
             raise ConfigError("clip_grad sets no limit; give max_norm=..., value=..., or both")

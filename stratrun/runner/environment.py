@@ -1,5 +1,6 @@
 """Settings of the process: `env_cfg` and `randomness`."""
 
+import math
 import os
 import secrets
 from collections.abc import Iterable, Mapping
@@ -83,12 +84,11 @@ def parse_env(spec: Any) -> EnvSettings:
     _check_flags("env_cfg", settings, ("cudnn_benchmark", "tf32"))
     if settings.backend is not None:
         check_backend(settings.backend)
-    for name in ("num_threads", "timeout"):
-        value = getattr(settings, name)
-        if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int | float) or value <= 0
-        ):
-            raise ConfigError(f"env_cfg: {name}={value!r} must be a number above 0")
+    threads, timeout = settings.num_threads, settings.timeout
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ConfigError(f"env_cfg: num_threads={threads!r} must be a whole number above 0")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        raise ConfigError(f"env_cfg: timeout={timeout!r} must be a number of seconds above 0")
     return settings
 
 
@@ -98,6 +98,10 @@ def parse_randomness(spec: Any) -> Randomness:
     settings = Randomness(**(spec or {}))
     if settings.seed is not None and (isinstance(settings.seed, bool) or not isinstance(settings.seed, int)):
         raise ConfigError(f"randomness: seed={settings.seed!r} must be a whole number")
+    if settings.seed is not None and not -(2**63) <= settings.seed < 2**63:
+        raise ConfigError(
+            f"randomness: seed={settings.seed!r} must fit into 64 bits, such as {settings.seed % 2**32}"
+        )
     _check_flags("randomness", settings, ("deterministic",))
     return settings
 

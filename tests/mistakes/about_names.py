@@ -110,6 +110,26 @@ def the_seed_is_a_string(folder: Path) -> None:
     train(folder, randomness={"seed": "1"})
 
 
+@mistake(ConfigError, "num_threads=1.5", "whole number")
+def half_a_thread_is_asked_for(folder: Path) -> None:
+    train(folder, env_cfg={"num_threads": 1.5})
+
+
+@mistake(ConfigError, "timeout=nan", "number of seconds")
+def the_timeout_is_no_number(folder: Path) -> None:
+    train(folder, env_cfg={"timeout": float("nan")})
+
+
+@mistake(ConfigError, "seed=1180591620717411303424", "64 bits")
+def the_seed_is_too_large(folder: Path) -> None:
+    train(folder, randomness={"seed": 2**70})
+
+
+@mistake(ConfigError, "max_norm=nan", "above 0")
+def the_limit_of_gradients_is_no_number(folder: Path) -> None:
+    train(folder, clip_grad={"max_norm": float("nan")})
+
+
 @mistake(ConfigError, "randomness=7", "seed")
 def the_seed_is_given_as_randomness(folder: Path) -> None:
     train(folder, randomness=7)
