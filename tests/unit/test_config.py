@@ -119,8 +119,8 @@ def test_whole_number_keys_survive_yaml():
 
 
 def test_text_is_quoted_where_older_yaml_would_read_something_else():
-    assert Config(a="no", b="2024-01-01", c="1e-3", d=1e-5).to_yaml() == (
-        "a: 'no'\nb: '2024-01-01'\nc: '1e-3'\nd: 1.0e-05\n"
+    assert Config(d="no", c="2024-01-01", b="1e-3", a=1e-5).to_yaml() == (
+        "d: 'no'\nc: '2024-01-01'\nb: '1e-3'\na: 1.0e-05\n"
     )
 
 

@@ -52,7 +52,7 @@ def test_broken_json_is_told_with_its_line(text, message):
 TOML = '''
 # [no]
 title = "x # y = 1"
-numbers = [ 1.5,
+numbers = [ 1.5, """a"""", "],", \'\'\'b\'\'\'\', '],',
   2 ] # two
 [a.b]
 c.d = 1.5
@@ -62,7 +62,7 @@ text = """
 [no]
 x = 1 ""\\""""
 raw = \'\'\'
-y = 2\'\'\'
+[[hooks]]\'\'\'
 tables = [ {f = 1, g = [1, {h = 2}]},
   # between
   {f = 'a,}'},
@@ -77,6 +77,7 @@ x = 2
 v = {w = {u = "s"}}
 [[hooks.k]]
 v.w = 3
+v.u = 4
 '''
 
 
@@ -109,6 +110,7 @@ def test_toml_keys_know_their_lines():
         ("hooks", 1, "k", 0, "v", "w", "u"): 26,
         ("hooks", 1, "k", 1, "v"): 28,
         ("hooks", 1, "k", 1, "v", "w"): 28,
+        ("hooks", 1, "k", 1, "v", "u"): 29,
     }
 
 
@@ -136,7 +138,7 @@ from math import pi
 from math import tau as full
 _private = 1
 def helper(depth):
-    inner = 1
+    full = 1
     return dict(depth=depth, more=dict(x=1))
 class Net:
     attribute = 1

@@ -12,6 +12,7 @@ from stratrun.errors import ConfigError
     [
         ("1e-3", 1e-3),
         ("1E+3", 1000.0),
+        ("1e3", 1000.0),
         ("1.", 1.0),
         (".5", 0.5),
         ("-.inf", -math.inf),
@@ -171,7 +172,7 @@ def test_one_value_is_not_silently_cut_at_a_comment_sign(text):
         "two\nlines",
         "a, b",
         [[1, [float("inf")]], [2]],
-        "x" * 300,
+        "word " * 60,
     ],
 )
 def test_a_value_written_on_one_line_reads_back(value):
