@@ -51,6 +51,8 @@ class Schedule:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.scheduler.load_state_dict(state)
+        # Or torch warns, if it moves before the first update of this process, that there was none before it.
+        self.scheduler.optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
 def check(spec: Any, optimizers: Iterable[str] = (DEFAULT,)) -> None:
