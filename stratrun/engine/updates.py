@@ -46,7 +46,6 @@ class Updates:
         norm = None
         for one in self.chosen(optimizer):
             norm = self._step_one(one, self._window.weight)
-        self._precision.update()
         self._window.clear()
         return norm
 

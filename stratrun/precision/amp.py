@@ -61,6 +61,7 @@ class FP16MixedPrecision(Precision):
         return torch.autocast(self.device_type, dtype=self.compute_dtype)
 
     def backward(self, loss: Tensor) -> None:
+        self._adapt()
         self._scaler.scale(loss).backward()
 
     def unscale(self, optimizer: Optimizer) -> None:
@@ -82,16 +83,18 @@ class FP16MixedPrecision(Precision):
             return not any(bool(found) for found in self._found_inf(optimizer))
         return bool(called)
 
-    def update(self) -> None:
-        if self._checked:
-            self._scaler.update()
-        self._checked = False
-
     def _found_inf(self, optimizer: Optimizer) -> list[Tensor]:
         return list(self._scaler._found_inf_per_device(optimizer).values())
 
     def state_dict(self) -> dict[str, Any]:
+        self._adapt()
         return self._scaler.state_dict()
+
+    def _adapt(self) -> None:
+        """Move the scale. Not before all optimizers have stepped: their gradients have the old one."""
+        if self._checked:
+            self._scaler.update()
+        self._checked = False
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         # A run that had no scale before begins with the first one.

@@ -50,9 +50,6 @@ class Precision:
         optimizer.step()
         return True
 
-    def update(self) -> None:
-        """Adapt the loss scale, after the optimizers of one backward pass have stepped."""
-
     def state_dict(self) -> dict[str, Any]:
         return {}
 

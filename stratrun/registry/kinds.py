@@ -9,11 +9,13 @@ MODELS = Registry("models", fallbacks=("torch.nn",))
 DATASETS = Registry("datasets", fallbacks=("torch.utils.data",))
 SAMPLERS = Registry("samplers", fallbacks=("torch.utils.data",))
 COLLATES = Registry("collates", keep_functions=True)
+# The parts before the whole, which has deprecated names of its own for what is in them.
+_TORCHMETRICS = tuple(
+    f"torchmetrics.{part}"
+    for part in ("classification", "regression", "retrieval", "text", "image", "audio", "clustering")
+)
 METRICS = Registry(
-    "metrics",
-    "stratrun.evaluation",
-    fallbacks=("torchmetrics", "torchmetrics.classification", "torchmetrics.text", "torchmetrics.image"),
-    extra="metrics",
+    "metrics", "stratrun.evaluation", fallbacks=(*_TORCHMETRICS, "torchmetrics"), extra="metrics"
 )
 OPTIMIZERS = Registry("optimizers", fallbacks=("torch.optim",))
 PARAM_SCHEDULERS = Registry("param_schedulers", fallbacks=("torch.optim.lr_scheduler",))

@@ -40,8 +40,12 @@ def check(form: Form, job: Job) -> None:
     check_loss(form.loss)
     check_hooks(form)
     Clipping.parse(form.clip_grad)
-    parse_env(form.env_cfg)
-    parse_randomness(form.randomness)
+    settings, randomness = parse_env(form.env_cfg), parse_randomness(form.randomness)
+    if settings.cudnn_benchmark and randomness.deterministic:
+        raise ConfigError(
+            "env_cfg: cudnn_benchmark=True picks algorithms by their speed, which deterministic=True in "
+            "randomness rules out; leave one of them out"
+        )
     check_loggers(form.loggers)
     check_work_dir(form.work_dir)
     check_origin(form)

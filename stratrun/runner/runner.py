@@ -138,7 +138,10 @@ class Runner(Inside):
             self._can_train = True
         if job == "train" and self.has_validation:
             self._loop("val")
-        return self._loop(job)
+        loop = self._loop(job)
+        if job == "train":
+            start.agree_on_length(self._started.ranks, self.train_dataloader)
+        return loop
 
     def _evaluate(self, job: Job) -> dict[str, float]:
         loop = self._prepare(job)

@@ -12,8 +12,10 @@ import torch
 
 from stratrun.checkpoint import Checkpointer
 from stratrun.connector import choose, connect
+from stratrun.data import Feed
 from stratrun.distributed import Collectives, ProcessEnv, leave
 from stratrun.engine import Clipping, Engine
+from stratrun.errors import DataError
 from stratrun.loggers import LoggerGroup, RecordBuffer
 from stratrun.optim import Schedule
 from stratrun.optim import optimizer as optimizers
@@ -113,6 +115,24 @@ def open_loggers(started: Started, form: Form) -> None:
         error = caught
     # Only the main rank writes: the others must hear of it when it cannot.
     ranks.agree(error, f"opening work_dir={work_dir!r}")
+
+
+def agree_on_length(ranks: Collectives, feed: Any) -> None:
+    """Refuse training data of which the ranks have different numbers of batches.
+
+    Data that we share out never is like that. With batches that come ready, a rank that has more would
+    wait for the others in an exchange of gradients that they do not come to.
+
+    Raises:
+        DataError: on every rank.
+    """
+    lengths = ranks.gather(len(feed) if isinstance(feed, Feed) and feed.sized else None)
+    if len(set(lengths)) > 1:
+        told = ", ".join(f"rank {rank}: {length}" for rank, length in enumerate(lengths))
+        raise DataError(
+            f"train_dataloader has different numbers of batches on the ranks ({told}); give a data set, "
+            "which is shared out evenly, or the same number of batches on each rank"
+        )
 
 
 def prepare_training(form: Form, engine: Engine) -> list[Schedule]:
