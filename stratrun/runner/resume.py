@@ -9,12 +9,12 @@ from stratrun.distributed import Collectives
 from stratrun.engine import Engine
 from stratrun.errors import CheckpointError, CheckpointNotFoundError
 from stratrun.runner import persistence
+from stratrun.runner.context import RunnerContext
 from stratrun.runner.form import Form
-from stratrun.runner.inside import Inside
 from stratrun.storage import Folder
 
 
-def check(runner: Inside, ranks: Collectives, form: Form, job: str) -> None:
+def check(runner: RunnerContext, ranks: Collectives, form: Form, job: str) -> None:
     """Refuse a run that has nothing to go on from, or would get into another's way, before it is built.
 
     Raises:
@@ -52,7 +52,7 @@ def _no_weights(path: str | os.PathLike[str]) -> Exception | None:
         return error
 
 
-def load(runner: Inside, form: Form) -> str:
+def load(runner: RunnerContext, form: Form) -> str:
     """Put the run where it is to go on from. Returns what was done, for the user.
 
     Done once: a later job of the same runner goes on with what the earlier one left.
@@ -117,7 +117,7 @@ def _some(names: list[str]) -> str:
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-def _resume(runner: Inside, form: Form) -> str | None:
+def _resume(runner: RunnerContext, form: Form) -> str | None:
     which = "latest" if form.resume in (True, "auto") else os.fspath(form.resume)
     try:
         loaded = runner.checkpointer.load(which)

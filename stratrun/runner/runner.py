@@ -13,14 +13,14 @@ from stratrun.loops import BaseLoop
 from stratrun.registry import RUNNERS
 from stratrun.runner import checks, parts, resume, start, summary
 from stratrun.runner.arguments import of_config
+from stratrun.runner.context import RunnerContext
 from stratrun.runner.form import DEFAULT_LOGGERS, Form, Job, require
-from stratrun.runner.inside import Inside
 
 _FIELDS = {field.name for field in fields(Form)}
 
 
 @RUNNERS.register_module()
-class Runner(Inside):
+class Runner(RunnerContext):
     """A run: the form that a user fills in, and the four jobs that it can do.
 
     Nothing is built, read, written or connected before a job is started, and a job needs

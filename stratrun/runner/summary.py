@@ -4,11 +4,11 @@ from torch import nn
 
 from stratrun.checkpoint.layout import name_of
 from stratrun.hooks import CheckpointHook
+from stratrun.runner.context import RunnerContext
 from stratrun.runner.form import Form
-from stratrun.runner.inside import Inside
 
 
-def at_start(runner: Inside, job: str, origin: str) -> str:
+def at_start(runner: RunnerContext, job: str, origin: str) -> str:
     """The layers and why, the model, the data, and where things go."""
     lines = [f"stratrun: {job}", *(f"  {reason}" for reason in runner.reasons)]
     lines.append(f"  model={type(runner.model).__name__}: {_parameters(runner.model)}")
@@ -21,7 +21,7 @@ def at_start(runner: Inside, job: str, origin: str) -> str:
     return "\n".join(lines)
 
 
-def at_end(runner: Inside, job: str, form: Form) -> str:
+def at_end(runner: RunnerContext, job: str, form: Form) -> str:
     """Results, where the files are, and what to do next."""
     lines = [f"stratrun: {job} done"]
     if job == "train":
@@ -40,7 +40,7 @@ def at_end(runner: Inside, job: str, form: Form) -> str:
     return "\n".join(lines)
 
 
-def _best(runner: Inside, last: str) -> dict[str, str]:
+def _best(runner: RunnerContext, last: str) -> dict[str, str]:
     """What was best of each metric that was watched, and the checkpoint that was saved then."""
     folder = last.rpartition("/")[0]
     hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
@@ -48,7 +48,7 @@ def _best(runner: Inside, last: str) -> dict[str, str]:
     return {f"{name}={value:.4g}": f"{folder}/{name_of(at)}" for name, (value, at) in found}
 
 
-def _next(runner: Inside, form: Form, checkpoint: str) -> str:
+def _next(runner: RunnerContext, form: Form, checkpoint: str) -> str:
     """The command that measures what was trained; without a command line, what to change in the program."""
     job = next((job for job in ("test", "val", "predict") if form.of(job, "dataloader") is not None), None)
     if runner.invocation is None or job is None:

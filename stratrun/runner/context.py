@@ -25,7 +25,7 @@ from stratrun.runner.invocation import Invocation
 from stratrun.state import TrainState
 
 
-class Inside:
+class RunnerContext:
     """The `RunContext` of a run, over parts that come about when first asked for."""
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
