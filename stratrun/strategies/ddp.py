@@ -27,7 +27,8 @@ class DDPStrategy(Strategy):
         find_unused_parameters: Look for parameters that a backward pass did not reach, at the
             cost of one walk over the graph. By default only where the run has several optimizers,
             each for its part of the model.
-        broadcast_buffers: Give all ranks the buffers of the main one before each forward pass.
+        broadcast_buffers: Give all ranks the buffers of the main one before each forward pass. Without
+            it ranks keep their own, and a checkpoint holds those of the main one alone.
         static_graph, gradient_as_bucket_view, bucket_cap_mb: As in
             `torch.nn.parallel.DistributedDataParallel`.
     """
