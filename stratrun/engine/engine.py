@@ -13,7 +13,7 @@ from stratrun.accelerators.transfer import move_batch
 from stratrun.distributed import Collectives
 from stratrun.engine.clipping import Clipping
 from stratrun.engine.contract import losses_of
-from stratrun.engine.step_module import StepModule
+from stratrun.engine.placed import Placed
 from stratrun.engine.updates import Updates
 from stratrun.precision.base import Precision
 from stratrun.state import BatchInfo, TrainState
@@ -51,15 +51,14 @@ class Engine:
         self._collectives = collectives
         self._device = device
         self._updates = Updates(strategy, precision, clipping, state)
-        self._module: StepModule
-        self._train_module: nn.Module
+        self._placed: Placed
 
     def place(self, model: nn.Module, loss: Callable[..., Any] | None) -> None:
         """Bring the model to its device and number format. Enough for evaluation."""
-        module = StepModule(model, loss)
-        self._module = self._precision.convert_module(module.to(self._device))  # type: ignore[assignment]
-        self._train_module = self._module
         self.model = model
+        self._placed = Placed(
+            model, loss, device=self._device, precision=self._precision, strategy=self._strategy
+        )
 
     def prepare_training(self, build: Callable[[nn.Module], dict[str, Optimizer]], several: bool) -> None:
         """Make the model ready for training, then build the optimizers from what that made of it.
@@ -67,8 +66,12 @@ class Engine:
         Args:
             several: Whether `build` will return more than one optimizer.
         """
-        self._train_module = self._strategy.wrap(self._module, self._device, partial_backward=several)
+        self._placed.wrap(partial_backward=several)
         self._updates.optimizers = build(self.state_module)
+
+    def start_epoch(self) -> None:
+        """Take note of parameters that were frozen or thawed. Call it before the first step of an epoch."""
+        self._placed.wrap_again_if_thawed()
 
     @property
     def optimizers(self) -> dict[str, Optimizer]:
@@ -88,10 +91,10 @@ class Engine:
             gradients were clipped by norm.
         """
         if not self.model.training:
-            self._module.train()
+            self._placed.to_training()
         with self._exchange(update):
             with self._precision.forward_context():
-                result = self._train_module(batch, "train")
+                result = self._placed.wrapped(batch, "train")
             outputs = losses_of(result, self.model)
             self._updates.backward(outputs, divisor, self.batch.scale)
         # Whoever keeps an output must not keep the graph behind it.
@@ -116,9 +119,9 @@ class Engine:
     def forward(self, batch: Any, mode: str) -> Any:
         """Call the model's method ``<mode>_step``, or its ``forward(mode=)``, for training."""
         if not self.model.training:
-            self._module.train()
+            self._placed.to_training()
         with self._precision.forward_context():
-            return self._train_module(batch, mode)
+            return self._placed.wrapped(batch, mode)
 
     def backward(self, loss: Tensor) -> None:
         """Add to the gradients. The mean over processes is taken, weighted by their samples."""
@@ -177,8 +180,8 @@ class Engine:
 
     def start_evaluation(self) -> None:
         """Bring the model into evaluation mode, the same on every process."""
-        self._module.eval()
-        self._strategy.sync_buffers(self._module)
+        self._placed.to_evaluation()
+        self._strategy.sync_buffers(self._placed.bare)
 
     # -- for the runner: feeding and saving
 
@@ -191,8 +194,7 @@ class Engine:
     @property
     def state_module(self) -> nn.Module:
         """What the names in a checkpoint are relative to: the model, unless the loss has state too."""
-        loss = self._module.loss
-        return self._module if isinstance(loss, nn.Module) and loss.state_dict() else self.model
+        return self._placed.named
 
     def shared_state(self) -> dict[str, Any]:
         """State that is the same on every process, under logical names."""
@@ -205,10 +207,8 @@ class Engine:
 
     def own_state(self) -> dict[str, Any]:
         """State of this process: its device's generator, and the open accumulation window."""
-        return {
-            "rng": self._accelerator.rng_state(self._device),
-            "window": self._updates.open_window(self.state_module),
-        }
+        window = self._updates.open_window(self.state_module)
+        return {"rng": self._accelerator.rng_state(self._device), "window": window}
 
     def load_own_state(self, state: dict[str, Any]) -> None:
         self._accelerator.set_rng_state(self._device, state["rng"])
@@ -216,10 +216,10 @@ class Engine:
 
     def _evaluate(self, batch: Any, mode: str) -> Any:
         if self.model.training:
-            self._module.eval()
+            self._placed.to_evaluation()
         # The bare module: a wrapped one may exchange buffers, which hangs on uneven batches.
         with torch.no_grad(), self._precision.forward_context():
-            return self._module(batch, mode)
+            return self._placed.bare(batch, mode)
 
     def _exchange(self, update: bool) -> AbstractContextManager[Any]:
-        return _NOTHING if update else self._strategy.no_sync(self._train_module)
+        return _NOTHING if update else self._strategy.no_sync(self._placed.wrapped)

@@ -60,6 +60,7 @@ class TrainLoop(BaseLoop):
         runner, feed = self.runner, self.dataloader
         feed.set_epoch(runner.epoch)
         runner.call_hooks("before_train_epoch")
+        runner.engine.start_epoch()
         for idx, data_batch in enumerate(feed, start=feed.batches_done):
             runner.call_hooks("before_train_iter", batch_idx=idx, data_batch=data_batch)
             outputs = self.run_iter(idx, data_batch)

@@ -131,7 +131,7 @@ def _refuse_foreign(optimizer: Optimizer, module: nn.Module, where: str) -> None
 
 
 def _select(module: nn.Module, part: str | list[str] | None, where: str) -> list[nn.Parameter]:
-    """Parameters that require gradients, of all the module or of the named submodules."""
+    """The parameters of all the module, or of the named submodules."""
     named = dict(module.named_parameters())
     prefixes = [""] if part is None else [part] if isinstance(part, str) else list(part)
     chosen: dict[str, nn.Parameter] = {}
@@ -143,8 +143,9 @@ def _select(module: nn.Module, part: str | list[str] | None, where: str) -> list
                 f"{where}: params={prefix!r} names no part of the model; {nearest(prefix, children)}"
             )
         chosen.update(found)
-    parameters = [p for p in chosen.values() if p.requires_grad]
-    if not parameters:
+    # Frozen ones too, as in a plain loop: without a gradient they stay as they are, and may be thawed later.
+    parameters = list(chosen.values())
+    if not any(p.requires_grad for p in parameters):
         raise ConfigError(
             f"{where}: none of the model's {len(chosen)} parameters requires a gradient, so there is nothing "
             "to train; unfreeze some with requires_grad_(True)"

@@ -1,6 +1,7 @@
 """What a run says of itself when it starts and when it ends."""
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from stratrun.checkpoint.layout import name_of
 from stratrun.hooks import CheckpointHook
@@ -57,7 +58,8 @@ def _next(runner: RunnerContext, form: Form, checkpoint: str) -> str:
 
 
 def _parameters(model: nn.Module) -> str:
-    counts = [(p.numel(), p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
+    known = [p for p in model.parameters() if not is_lazy(p)]
+    counts = [(p.numel(), p.numel() * p.element_size(), p.requires_grad) for p in known]
     total, trained = sum(n for n, _, _ in counts), sum(n for n, _, grad in counts if grad)
     size = sum(b for _, b, _ in counts) / 2**20
     frozen = "" if trained == total else f", {trained:,} of them trained"

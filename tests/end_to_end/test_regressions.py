@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from stratrun import CheckpointError, ConfigError, Hook, Runner
 from tests.problems import perceptron, points, trained, weights
+from tests.ranks import Ranks
 
 
 def form(**options: Any) -> dict[str, Any]:
@@ -97,3 +98,66 @@ def test_complex_buffers_stay_complex(precision: str) -> None:
     model = trained(Rotated(), **options).model
     assert model.turn.is_complex()
     assert model.turn.imag.abs().min() > 0.5
+
+
+class Thaw(Hook):
+    def before_train_epoch(self, runner: Any) -> None:
+        runner.model[0].requires_grad_(runner.epoch >= 1)
+
+
+def plain_thawing(epochs: int) -> dict[str, Tensor]:
+    model, (inputs, targets) = perceptron(), points(16).tensors
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    for epoch in range(epochs):
+        model[0].requires_grad_(epoch >= 1)
+        for start in range(0, 16, 8):
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs[start : start + 8]), targets[start : start + 8]).backward()
+            optimizer.step()
+    return weights(model)
+
+
+def with_thawing(work_dir: str) -> dict[str, Tensor]:
+    runner = trained(
+        perceptron(),
+        loss="cross_entropy",
+        train_dataloader={"dataset": points(16), "global_batch_size": 8, "shuffle": False},
+        train_cfg={"max_epochs": 3},
+        optimizer={"type": "SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.1},
+        custom_hooks=[Thaw()],
+        work_dir=work_dir,
+    )
+    return weights(runner.model)
+
+
+def test_what_is_thawed_during_training_is_trained(two_ranks: Ranks, tmp_path: Path) -> None:
+    truth = plain_thawing(3)
+    for found in [with_thawing(str(tmp_path / "alone")), *two_ranks(with_thawing, str(tmp_path / "ranks"))]:
+        torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-6)
+
+
+class Modes(Hook):
+    def __init__(self) -> None:
+        self.seen: list[tuple[bool, bool]] = []
+
+    def after_train_iter(self, runner: Any) -> None:
+        self.seen.append((runner.model.training, runner.model[1].training))
+
+
+def test_a_part_in_evaluation_mode_stays_there_over_validations(tmp_path: Path) -> None:
+    model, modes = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), Modes()
+    model[1].eval()
+    given = form(
+        val_dataloader={"dataset": points(8), "batch_size": 4},
+        val_evaluator={"type": "Accuracy"},
+        custom_hooks=[modes],
+        work_dir=str(tmp_path),
+    )
+    Runner(model, **given).train()
+    assert modes.seen == [(True, False)] * 12
+
+
+def test_a_model_that_comes_in_evaluation_mode_is_trained_in_training_mode(tmp_path: Path) -> None:
+    model, modes = nn.Sequential(nn.Linear(5, 4), nn.Dropout(), nn.Linear(4, 3)).eval(), Modes()
+    Runner(model, **form(custom_hooks=[modes], work_dir=str(tmp_path))).train()
+    assert modes.seen == [(True, True)] * 12

@@ -100,7 +100,7 @@ def the_schedule_is_of_another_optimizer(folder: Path) -> None:
     train(folder, param_scheduler=StepLR(other, 1))
 
 
-@mistake(MissingArgumentError, "train() needs optimizer")
+@mistake(MissingArgumentError, "train() needs optimizer", "dict(type=")
 def the_loop_of_ours_is_given_as_a_class_and_no_optimizer(folder: Path) -> None:
     train(folder, train_cfg={"type": EpochBasedTrainLoop, "max_epochs": 1}, optimizer=None)
 
@@ -109,7 +109,7 @@ class OwnLoop(EpochBasedTrainLoop):
     """Might have updated in a way of its own."""
 
 
-@mistake(MissingArgumentError, "train() needs optimizer")
+@mistake(MissingArgumentError, "train() needs optimizer", "dict(type=")
 def there_is_a_schedule_and_nothing_that_it_moves(folder: Path) -> None:
     cfg, schedule = {"type": OwnLoop, "max_epochs": 1}, {"type": "StepLR", "step_size": 1}
     train(folder, train_cfg=cfg, param_scheduler=schedule, optimizer=None)

@@ -1,0 +1,65 @@
+"""The model where the layers put it: on its device, in its number format, wrapped by a strategy."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from stratrun.engine.step_module import StepModule
+from stratrun.precision.base import Precision
+from stratrun.strategies.base import Strategy
+
+
+class Placed:
+    """A model, the module that is trained in its stead, and which of its parts are in training mode."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[..., Any] | None,
+        *,
+        device: torch.device,
+        precision: Precision,
+        strategy: Strategy,
+    ) -> None:
+        self.model = model
+        self.bare: StepModule = precision.convert_module(StepModule(model, loss).to(device))  # type: ignore[assignment]
+        self.wrapped: nn.Module = self.bare
+        self._device = device
+        self._strategy = strategy
+        self._partial_backward = False
+        self._requires_grad: list[bool] = []
+        self._switched_off: list[nn.Module] | None = None
+
+    @property
+    def named(self) -> nn.Module:
+        """What names are relative to: the model, unless the loss has state too."""
+        loss = self.bare.loss
+        return self.bare if isinstance(loss, nn.Module) and loss.state_dict() else self.model
+
+    def wrap(self, *, partial_backward: bool) -> None:
+        """Have the strategy make of it what is trained. See `Strategy.wrap`."""
+        self._partial_backward = partial_backward
+        # The old wrapper goes before the new one comes: both would listen to the same gradients.
+        self.wrapped = self.bare
+        self.wrapped = self._strategy.wrap(self.bare, self._device, partial_backward=partial_backward)
+        self._requires_grad = [p.requires_grad for p in self.bare.parameters()]
+
+    def wrap_again_if_thawed(self) -> None:
+        """Tell the strategy of parameters that were frozen or thawed since it last looked."""
+        if self._requires_grad != [p.requires_grad for p in self.bare.parameters()]:
+            self.wrap(partial_backward=self._partial_backward)
+
+    def to_evaluation(self) -> None:
+        if self.model.training:
+            self._switched_off = [module for module in self.bare.modules() if module.training]
+        self.bare.eval()
+
+    def to_training(self) -> None:
+        """Parts that the user had put into evaluation mode stay there."""
+        if self._switched_off is None:
+            self.bare.train()
+        else:
+            for module in self._switched_off:
+                module.training = True
