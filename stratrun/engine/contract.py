@@ -129,6 +129,17 @@ def losses_of(result: Any, model: nn.Module) -> dict[str, Any]:
     return outputs
 
 
+def detached(value: Any) -> Any:
+    """The same without the graph behind it, also within dicts, lists and tuples."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if type(value) is dict:
+        return {key: detached(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(detached(one) for one in value)
+    return value
+
+
 def outline(value: Any, depth: int = 2) -> str:
     """What a batch or an output is built of, in a few words."""
     if isinstance(value, Tensor):

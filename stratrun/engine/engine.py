@@ -12,7 +12,7 @@ from stratrun.accelerators.base import Accelerator
 from stratrun.accelerators.transfer import move_batch
 from stratrun.distributed import Collectives
 from stratrun.engine.clipping import Clipping
-from stratrun.engine.contract import losses_of
+from stratrun.engine.contract import detached, losses_of
 from stratrun.engine.placed import Placed
 from stratrun.engine.updates import Updates
 from stratrun.precision.base import Precision
@@ -98,7 +98,7 @@ class Engine:
             outputs = losses_of(result, self.model)
             self._updates.backward(outputs, divisor, self.batch.scale)
         # Whoever keeps an output must not keep the graph behind it.
-        outputs = {k: v.detach() if isinstance(v, Tensor) else v for k, v in outputs.items()}
+        outputs = {name: detached(value) for name, value in outputs.items()}
         if update:
             norm = self._updates.step()
             if norm is not None:

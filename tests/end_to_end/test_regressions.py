@@ -161,3 +161,27 @@ def test_a_model_that_comes_in_evaluation_mode_is_trained_in_training_mode(tmp_p
     model, modes = nn.Sequential(nn.Linear(5, 4), nn.Dropout(), nn.Linear(4, 3)).eval(), Modes()
     Runner(model, **form(custom_hooks=[modes], work_dir=str(tmp_path))).train()
     assert modes.seen == [(True, True)] * 12
+
+
+class Talkative(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = perceptron()
+
+    def train_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Any]:
+        scores = self.net(batch[0])
+        return {"loss": F.cross_entropy(scores, batch[1]), "extra": [{"scores": (scores,)}]}
+
+
+class Collector(Hook):
+    def __init__(self) -> None:
+        self.scores: list[Tensor] = []
+
+    def after_train_iter(self, outputs: Any) -> None:
+        self.scores.append(outputs["extra"][0]["scores"][0])
+
+
+def test_outputs_that_a_hook_keeps_keep_no_graph(tmp_path: Path) -> None:
+    collector = Collector()
+    Runner(Talkative(), **form(loss=None, custom_hooks=[collector], work_dir=str(tmp_path))).train()
+    assert [scores.grad_fn for scores in collector.scores] == [None] * 12
