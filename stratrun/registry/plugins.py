@@ -29,9 +29,8 @@ def _load(kind: str, plugin: EntryPoint) -> Callable[..., Any]:
     try:
         loaded: Callable[..., Any] = plugin.load()
     except ModuleNotFoundError as error:
-        package = str(error.name).partition(".")[0]
         raise MissingDependencyError(
-            f"{title} needs the package {package!r}, which is not installed{_mend(plugin)}"
+            f"{title} needs the package {error.name!r}, which is not installed{_mend(plugin)}"
         ) from error
     except (ImportError, AttributeError) as error:
         raise MissingDependencyError(

@@ -68,6 +68,16 @@ def test_what_a_module_only_imports_is_not_offered():
         assert name not in PARAM_SCHEDULERS.names()
 
 
+def test_of_a_module_that_lists_no_names_its_own_public_classes_are_offered(site):
+    text = "from collections import Counter\nclass Own:\n    pass\nclass _Private:\n    pass\nvalue = 1\n"
+    site("bare_fallback.py", text)
+    registry = Registry("things", fallbacks=("bare_fallback",))
+    assert registry.names() == ["Own"]
+    for name in ("Counter", "_Private", "value"):
+        with pytest.raises(UnknownNameError):
+            registry.get(name)
+
+
 def test_a_registered_class_wins_over_a_fallback():
     registry = Registry("optimizers", fallbacks=("torch.optim",))
     registry.register_module("SGD")(Thing)
@@ -165,8 +175,8 @@ def test_builtins_are_imported_when_a_name_is_asked_for_and_not_before(late):
 
 
 def test_names_and_entries_include_builtins(late):
-    assert late.names() == ["Builtin"]
     assert list(late.entries()) == ["Builtin"]
+    assert late.names() == ["Builtin"]
 
 
 def test_a_builtin_that_was_replaced_by_force_stays_replaced_when_it_is_imported(late):
