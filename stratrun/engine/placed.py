@@ -48,8 +48,19 @@ class Placed:
 
     def wrap_again_if_thawed(self) -> None:
         """Tell the strategy of parameters that were frozen or thawed since it last looked."""
-        if self._requires_grad != [p.requires_grad for p in self.bare.parameters()]:
-            self.wrap(partial_backward=self._partial_backward)
+        parameters = list(self.bare.parameters())
+        now = [p.requires_grad for p in parameters]
+        wanted = now
+        if self._partial_backward and len(now) == len(self._requires_grad):
+            # A loop may freeze one part while it is another's turn: gradients of both are to be exchanged.
+            wanted = [one or before for one, before in zip(now, self._requires_grad, strict=True)]
+        if wanted == self._requires_grad:
+            return
+        for parameter, one in zip(parameters, wanted, strict=True):
+            parameter.requires_grad_(one)
+        self.wrap(partial_backward=self._partial_backward)
+        for parameter, one in zip(parameters, now, strict=True):
+            parameter.requires_grad_(one)
 
     def to_evaluation(self) -> None:
         if self.model.training:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stratrun import CheckpointError, ConfigError, Hook, Runner
+from stratrun.loops import EpochBasedTrainLoop
 from tests.problems import perceptron, points, trained, weights
 from tests.ranks import Ranks
 
@@ -134,6 +135,46 @@ def test_what_is_thawed_during_training_is_trained(two_ranks: Ranks, tmp_path: P
     truth = plain_thawing(3)
     for found in [with_thawing(str(tmp_path / "alone")), *two_ranks(with_thawing, str(tmp_path / "ranks"))]:
         torch.testing.assert_close(found, truth, rtol=1e-5, atol=1e-6)
+
+
+class Duel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.judge, self.maker = perceptron(0), perceptron(1)
+
+    def train_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        made = F.pad(self.maker(batch[0]), (0, 2))
+        judged = (self.judge(batch[0]) ** 2).mean() + self.judge(made.detach()).mean()
+        return {"judge": judged, "maker": -self.judge(made).mean()}
+
+
+class ByTurns(EpochBasedTrainLoop):
+    def run_iter(self, idx: int, data_batch: Any) -> Any:
+        for player in ("judge", "maker"):
+            self.runner.model.judge.requires_grad_(player == "judge")
+            losses = self.runner.engine.forward(data_batch, "train")
+            self.runner.engine.update(losses[player], player)
+        return {}
+
+
+def by_turns(work_dir: str) -> dict[str, Tensor]:
+    sgd = {"type": "SGD", "lr": 0.1}
+    runner = trained(
+        Duel(),
+        train_dataloader={"dataset": points(16), "global_batch_size": 8, "shuffle": False},
+        train_cfg={"type": ByTurns, "max_epochs": 3},
+        optimizer={name: {**sgd, "params": name} for name in ("judge", "maker")},
+        work_dir=work_dir,
+    )
+    return weights(runner.model)
+
+
+def test_a_part_that_is_frozen_while_it_is_not_its_turn_is_the_same_on_all_ranks(
+    two_ranks: Ranks, tmp_path: Path
+) -> None:
+    alone = by_turns(str(tmp_path / "alone"))
+    for found in two_ranks(by_turns, str(tmp_path / "ranks")):
+        torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-6)
 
 
 class Modes(Hook):
