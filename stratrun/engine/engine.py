@@ -178,6 +178,10 @@ class Engine:
         """Memory figures of this process's device, in MiB."""
         return self._accelerator.memory(self._device)
 
+    def start_training(self) -> None:
+        """Bring the model into training mode."""
+        self._placed.to_training()
+
     def start_evaluation(self) -> None:
         """Bring the model into evaluation mode, the same on every process."""
         self._placed.to_evaluation()

@@ -30,7 +30,7 @@ class Placed:
         self._strategy = strategy
         self._partial_backward = False
         self._requires_grad: list[bool] = []
-        self._switched_off: list[nn.Module] | None = None
+        self._kept_off: list[nn.Module] = []
 
     @property
     def named(self) -> nn.Module:
@@ -63,14 +63,17 @@ class Placed:
             parameter.requires_grad_(one)
 
     def to_evaluation(self) -> None:
-        if self.model.training:
-            self._switched_off = [module for module in self.bare.modules() if module.training]
+        self._note_modes()
         self.bare.eval()
 
     def to_training(self) -> None:
         """Parts that the user had put into evaluation mode stay there."""
-        if self._switched_off is None:
-            self.bare.train()
-        else:
-            for module in self._switched_off:
-                module.training = True
+        self._note_modes()
+        # By the model's own method, which may keep parts in evaluation mode too.
+        self.bare.train()
+        for module in self._kept_off:
+            module.training = False
+
+    def _note_modes(self) -> None:
+        if self.model.training:
+            self._kept_off = [module for module in self.bare.modules() if not module.training]

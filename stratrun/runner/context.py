@@ -165,6 +165,8 @@ class RunnerContext:
         # A hook may ask for it between a batch and what is still to be done with that.
         with self.engine.batch.kept():
             loop.run()
+        if self.training:
+            self.engine.start_training()
         return self.metrics
 
     def log(self, values: Mapping[str, Tensor | float], *, kind: str = "train") -> None:

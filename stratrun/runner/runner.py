@@ -165,7 +165,9 @@ class Runner(RunnerContext):
             self.call_hooks("before_run")
             origin = resume.load(self, self._form)
             self.loggers.say(summary.at_start(self, job, origin))
-            if job != "train":
+            if job == "train":
+                self.engine.start_training()
+            else:
                 self.engine.start_evaluation()
             yield
             self.call_hooks("after_run")

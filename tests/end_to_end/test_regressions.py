@@ -204,6 +204,46 @@ def test_a_model_that_comes_in_evaluation_mode_is_trained_in_training_mode(tmp_p
     assert modes.seen == [(True, True)] * 12
 
 
+class NormOff(nn.Sequential):
+    def train(self, mode: bool = True) -> "NormOff":
+        super().train(mode)
+        self[1].eval()
+        return self
+
+
+class NormOffLater(Hook):
+    def before_train_epoch(self, runner: Any) -> None:
+        if runner.epoch == 1:
+            runner.model[1].eval()
+
+
+class EvalByHand(Hook):
+    def after_train_iter(self, runner: Any) -> None:
+        runner.model.eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "hooks", "norm_on"),
+    [
+        (NormOff, [], [False] * 12),
+        (nn.Sequential, [NormOffLater()], [True] * 4 + [False] * 8),
+        (nn.Sequential, [EvalByHand()], [True] * 12),
+    ],
+)
+def test_parts_are_trained_in_the_mode_that_the_user_chose(
+    kind: Any, hooks: list[Hook], norm_on: list[bool], tmp_path: Path
+) -> None:
+    model, modes = kind(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)), Modes()
+    given = form(
+        val_dataloader={"dataset": points(8), "batch_size": 4},
+        val_evaluator={"type": "Accuracy"},
+        custom_hooks=[modes, *hooks],
+        work_dir=str(tmp_path),
+    )
+    Runner(model, **given).train()
+    assert modes.seen == [(True, on) for on in norm_on]
+
+
 class Talkative(nn.Module):
     def __init__(self) -> None:
         super().__init__()
