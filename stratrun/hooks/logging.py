@@ -43,7 +43,8 @@ class LoggerHook(Hook):
 
     def before_train(self, runner: RunContext) -> None:
         runner.records.length = self.window
-        self._logged = runner.iter
+        # Less than that where a resumed run was broken off before its last values were written.
+        self._logged = min(self._logged, runner.iter)
         self._started = (runner.iter, perf_counter())
         totals = {"max_epochs": runner.max_epochs or 0, "max_iters": runner.max_iters or 0}
         runner.log(totals, kind="progress")
@@ -97,6 +98,12 @@ class LoggerHook(Hook):
 
     def on_exception(self, runner: RunContext) -> None:
         runner.log({"done": 1}, kind="progress")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"logged": self._logged}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._logged = state.get("logged", 0)
 
     def _log_window(self, runner: RunContext) -> None:
         self._logged = runner.iter

@@ -1,5 +1,6 @@
 """What once went wrong for users, each at its smallest."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +267,29 @@ def test_outputs_that_a_hook_keeps_keep_no_graph(tmp_path: Path) -> None:
     collector = Collector()
     Runner(Talkative(), **form(loss=None, custom_hooks=[collector], work_dir=str(tmp_path))).train()
     assert [scores.grad_fn for scores in collector.scores] == [None] * 12
+
+
+class BreakOff(Hook):
+    def before_val(self) -> None:
+        raise KeyboardInterrupt
+
+
+def logged_losses(work_dir: Path) -> list[tuple[int, float]]:
+    files = sorted(work_dir.glob("runs/*/metrics.jsonl"))
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    return [(row["iter"], row["loss"]) for row in rows if "loss" in row]
+
+
+def test_a_run_broken_off_in_its_last_validation_still_logs_its_last_losses(tmp_path: Path) -> None:
+    given = form(
+        train_cfg={"type": "IterBasedTrainLoop", "max_iters": 3},
+        val_dataloader={"dataset": points(8), "batch_size": 4},
+        val_evaluator={"type": "Accuracy"},
+        default_hooks={"logger": {"interval": 2}, "checkpoint": {"interval": 3, "by_epoch": False}},
+        loggers=["jsonl"],
+    )
+    Runner(perceptron(), work_dir=tmp_path / "whole", **given).train()
+    with pytest.raises(KeyboardInterrupt):
+        Runner(perceptron(), work_dir=tmp_path / "broken", custom_hooks=[BreakOff()], **given).train()
+    Runner(perceptron(), work_dir=tmp_path / "broken", resume=True, **given).train()
+    assert logged_losses(tmp_path / "broken") == logged_losses(tmp_path / "whole")
