@@ -1,7 +1,7 @@
 """The one object through which loops and hooks reach model, device and ranks."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -92,7 +92,7 @@ class Engine:
         """
         if not self.model.training:
             self._placed.to_training()
-        with self._exchange(update):
+        with _NOTHING if update else self._strategy.no_sync(self._placed.wrapped):
             with self._precision.forward_context():
                 result = self._placed.wrapped(batch, "train")
             outputs = losses_of(result, self.model)
@@ -151,12 +151,11 @@ class Engine:
 
     def finish_iter(self) -> None:
         """Count the iteration just done. Call it after the work and before the ``after_`` point."""
-        state, batch = self.state, self.batch
-        state.iter += 1
-        state.samples += batch.total or 0
+        self.state.iter += 1
+        self.state.samples += self.batch.total or 0
         self._updates.count()
-        if batch.finish is not None:
-            batch.finish()
+        if self.batch.finish is not None:
+            self.batch.finish()
 
     # -- what hooks may ask
 
@@ -224,6 +223,3 @@ class Engine:
         # The bare module: a wrapped one may exchange buffers, which hangs on uneven batches.
         with torch.no_grad(), self._precision.forward_context():
             return self._placed.bare(batch, mode)
-
-    def _exchange(self, update: bool) -> AbstractContextManager[Any]:
-        return _NOTHING if update else self._strategy.no_sync(self._placed.wrapped)
