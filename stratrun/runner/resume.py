@@ -52,13 +52,13 @@ def _no_weights(path: str | os.PathLike[str]) -> Exception | None:
         return error
 
 
-def load(runner: RunnerContext, form: Form) -> str:
+def load(runner: RunnerContext, ranks: Collectives, form: Form) -> str:
     """Put the run where it is to go on from. Returns what was done, for the user.
 
     Done once: a later job of the same runner goes on with what the earlier one left.
     """
     if runner.training and runner.iter == 0 and form.resume is not False:
-        found = _resume(runner, form)
+        found = _resume(runner, ranks, form)
         if found is not None:
             runner.has_weights = True
             return found
@@ -117,7 +117,7 @@ def _some(names: list[str]) -> str:
     return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
 
 
-def _resume(runner: RunnerContext, form: Form) -> str | None:
+def _resume(runner: RunnerContext, ranks: Collectives, form: Form) -> str | None:
     which = "latest" if form.resume in (True, "auto") else os.fspath(form.resume)
     try:
         loaded = runner.checkpointer.load(which)
@@ -131,4 +131,8 @@ def _resume(runner: RunnerContext, form: Form) -> str | None:
     runner.checkpointer.claim(after=runner.iter)
     runner.call_hooks("after_load_checkpoint", checkpoint=loaded.shared)
     persistence.restore_own(runner, loaded.own, loaded.shared["data"])
-    return f"resumed from {loaded.url} (epoch {runner.epoch}, iteration {runner.iter})"
+    told = f"resumed from {loaded.url} (epoch {runner.epoch}, iteration {runner.iter})"
+    saved = loaded.meta["world_size"]
+    if saved != ranks.world_size and loaded.own is not None and loaded.own["engine"]["window"]:
+        told += f"; saved within an accumulation window on {saved} ranks: its update will not be exact"
+    return told

@@ -163,7 +163,7 @@ class Runner(RunnerContext):
         start.open_loggers(self._started, self._form)
         try:
             self.call_hooks("before_run")
-            origin = resume.load(self, self._form)
+            origin = resume.load(self, self._started.ranks, self._form)
             self.loggers.say(summary.at_start(self, job, origin))
             if job == "train":
                 self.engine.start_training()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stratrun import CheckpointError, ConfigError, Hook, Runner
+from stratrun.loggers import Logger
 from stratrun.loops import EpochBasedTrainLoop
 from tests.problems import perceptron, points, trained, weights
 from tests.ranks import Ranks
@@ -293,3 +294,39 @@ def test_a_run_broken_off_in_its_last_validation_still_logs_its_last_losses(tmp_
         Runner(perceptron(), work_dir=tmp_path / "broken", custom_hooks=[BreakOff()], **given).train()
     Runner(perceptron(), work_dir=tmp_path / "broken", resume=True, **given).train()
     assert logged_losses(tmp_path / "broken") == logged_losses(tmp_path / "whole")
+
+
+class Said(Logger):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def log(self, record: Any) -> None:
+        return None
+
+    def say(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def accumulating(work_dir: str, max_iters: int, resume: bool) -> str:
+    said = Said()
+    given = form(
+        train_dataloader={"dataset": points(24), "global_batch_size": 4},
+        train_cfg={"by_epoch": False, "max_iters": 6, "accumulate": 3},
+        custom_hooks=[SaveAndStop(max_iters)],
+        default_hooks={"checkpoint": None},
+        loggers=[said],
+        work_dir=work_dir,
+        resume=resume,
+    )
+    Runner(perceptron(), **given).train()
+    return "".join(said.texts)
+
+
+@pytest.mark.parametrize(("stop", "exact"), [(2, False), (3, True)])
+def test_a_window_that_another_number_of_ranks_goes_on_with_is_told_of(
+    stop: int, exact: bool, two_ranks: Ranks, tmp_path: Path
+) -> None:
+    accumulating(str(tmp_path), stop, False)
+    told = two_ranks(accumulating, str(tmp_path), 6, True)[0]
+    assert "resumed from" in told
+    assert ("will not be exact" in told) is not exact
