@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import stratrun
+from stratrun.cli.commands import COMMANDS, listed
 from stratrun.errors import ConfigError, nearest
 
 JOBS = ("train", "val", "test", "predict")
@@ -16,7 +17,10 @@ Do one job of a run that a config file describes.
   train     train, and validate as train_cfg says
   val       metrics on the validation data
   test      metrics on the test data
-  predict   what the model says of each sample, into predictions.jsonl in the work dir"""
+  predict   what the model says of each sample, into predictions.jsonl in the work dir
+
+Or look after what runs have left; each has a --help of its own.
+"""
 _EXAMPLES = """\
 examples:
   stratrun train digits.yaml --import models.py
@@ -57,16 +61,10 @@ def parse(argv: Sequence[str]) -> Arguments:
         parser.print_help()
         raise SystemExit(0 if not argv else 2)
     if given.job not in JOBS:
-        raise ConfigError(f"no job is called {given.job!r}; {nearest(given.job, JOBS)}")
+        raise ConfigError(_why_no_job(given.job))
     if unknown:
-        raise ConfigError(_why_unknown(unknown[0], parser))
-    if given.config is None or _SETTING.match(given.config):
-        raise ConfigError(f"which config? write: stratrun {given.job} CONFIG [key=value ...]")
-    for setting in given.settings:
-        if not _SETTING.match(setting):
-            raise ConfigError(
-                f"{setting!r} is no setting; settings are given as key=value, and a command has one config"
-            )
+        raise ConfigError(why_unknown(unknown[0], parser, settable=True))
+    check_config(given.config, given.settings, given.job)
     resume = given.resume if given.resume is not None else False
     return Arguments(
         job=given.job,
@@ -79,7 +77,21 @@ def parse(argv: Sequence[str]) -> Arguments:
     )
 
 
-class _Parser(ArgumentParser):
+def check_config(config: str | None, settings: Sequence[str], command: str) -> None:
+    """
+    Raises:
+        ConfigError: there is no config, or a setting is none.
+    """
+    if config is None or _SETTING.match(config):
+        raise ConfigError(f"which config? write: stratrun {command} CONFIG [key=value ...]")
+    for setting in settings:
+        if not _SETTING.match(setting):
+            raise ConfigError(
+                f"{setting!r} is no setting; settings are given as key=value, and a command has one config"
+            )
+
+
+class Parser(ArgumentParser):
     """Reports mistakes as errors of ours, in place of its own manner."""
 
     def error(self, message: str) -> NoReturn:
@@ -87,15 +99,30 @@ class _Parser(ArgumentParser):
 
 
 def _parser() -> ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="stratrun",
         usage="stratrun train|val|test|predict CONFIG [key=value ...] [options]",
-        description=_DESCRIPTION,
+        description=f"{_DESCRIPTION}\n{listed(COMMANDS)}",
         epilog=_EXAMPLES,
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("job", metavar="JOB", nargs="?", help="train, val, test or predict")
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--work-dir", metavar="PATH", help="where all files go: a path or a URL; default work_dirs/<config>"
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="auto|PATH",
+        help="go on from the newest checkpoint of the work dir, with 'auto' if there is one, or from PATH",
+    )
+    parser.add_argument("--version", action="version", version=f"stratrun {stratrun.__version__}")
+    return parser
+
+
+def add_config_arguments(parser: ArgumentParser) -> None:
+    """What every command takes that reads a config: `config`, `settings`, `imports`, `allow`."""
     parser.add_argument(
         "config",
         metavar="CONFIG",
@@ -123,16 +150,6 @@ def _parser() -> ArgumentParser:
         default=[],
         help="let the config name classes below this dotted prefix, such as --allow my_package",
     )
-    parser.add_argument(
-        "--work-dir", metavar="PATH", help="where all files go: a path or a URL; default work_dirs/<config>"
-    )
-    parser.add_argument(
-        "--resume",
-        metavar="auto|PATH",
-        help="go on from the newest checkpoint of the work dir, with 'auto' if there is one, or from PATH",
-    )
-    parser.add_argument("--version", action="version", version=f"stratrun {stratrun.__version__}")
-    return parser
 
 
 def _with_resume(argv: Sequence[str]) -> list[str]:
@@ -152,10 +169,25 @@ def _may_follow_resume(word: str) -> bool:
     return not (word.startswith("-") or _SETTING.match(word) or word.endswith(_CONFIG_ENDINGS))
 
 
-def _why_unknown(word: str, parser: ArgumentParser) -> str:
+def why_unknown(word: str, parser: ArgumentParser, *, settable: bool = False) -> str:
+    """Say that a word is none that a command knows.
+
+    Args:
+        settable: Whether the command has a config, of which a value may have been meant.
+    """
     name, _, value = word.partition("=")
+    if not name.startswith("-"):
+        return f"{word!r} is one word too many; see {parser.prog} --help"
     setting = f"{name.lstrip('-').replace('-', '_')}={value or '...'}"
     options = [option for option in parser._option_string_actions if option.startswith("--")]
     guess = nearest(name, options)
     hint = guess if guess.startswith("did you mean") else f"options are {', '.join(sorted(options))}"
-    return f"{name} is no option; a value of the config is set without dashes, {setting}; {hint}"
+    also = f" a value of the config is set without dashes, {setting};" if settable else ""
+    return f"{name} is no option;{also} {hint}"
+
+
+def _why_no_job(name: str) -> str:
+    commands = {key.partition(" ")[0] for key in COMMANDS}
+    if name in commands:
+        return f"{name!r} comes first, and its options behind it: stratrun {name} ..."
+    return f"no job is called {name!r}; {nearest(name, {*JOBS, *commands})}"

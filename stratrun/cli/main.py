@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from stratrun.cli.arguments import parse
+from stratrun.cli.dispatch import command
 from stratrun.cli.failures import report
 
 
@@ -20,6 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(argv: Sequence[str]) -> int:
     """Do what the command line says, and report what fails. Returns the exit code."""
     try:
+        code = command(argv)
+        if code is not None:
+            return code
         arguments = parse(argv)
         # Only now: what it imports takes seconds.
         from stratrun.cli.job import do
