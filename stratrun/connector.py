@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from stratrun.accelerators.base import Accelerator
-from stratrun.distributed import Collectives, ProcessEnv, control_group, join, torchrun_command
+from stratrun.distributed import Collectives, ProcessEnv, control_group, join, message_board, torchrun_command
 from stratrun.engine import Clipping, Engine
 from stratrun.errors import ConfigError, IncompatibleError, UnknownNameError
 from stratrun.precision.base import Precision
@@ -40,6 +40,8 @@ class Wiring(NamedTuple):
 
     engine: Engine
     collectives: Collectives
+    saving: Collectives
+    """A group of their own for saves, which go on beside all else."""
     device: torch.device
     pin_memory: bool
     owns_group: bool
@@ -73,12 +75,14 @@ def connect(
     clipping: Clipping | None = None,
     backend: str | None = None,
     timeout: timedelta = timedelta(minutes=10),
+    save_deadline: timedelta = timedelta(minutes=10),
 ) -> Wiring:
     """Start the process groups and join the parts. Nothing here runs again after the first step."""
     accelerator, strategy, precision, reasons = choice
     device = accelerator.device(env.local_rank)
     owns_group = join(env, backend or accelerator.backend, timeout, device)
-    collectives = Collectives(env, control_group(env, timeout))
+    collectives = Collectives(env, control_group(env, timeout), message_board(env))
+    saving = Collectives(env, control_group(env, save_deadline), message_board(env), tells=True)
     precision.setup(device.type)
     engine = Engine(
         accelerator=accelerator,
@@ -89,7 +93,7 @@ def connect(
         state=state,
         clipping=clipping,
     )
-    return Wiring(engine, collectives, device, accelerator.pin_memory, owns_group, reasons)
+    return Wiring(engine, collectives, saving, device, accelerator.pin_memory, owns_group, reasons)
 
 
 def _accelerator(spec: Any, reasons: list[str]) -> Accelerator:

@@ -8,6 +8,7 @@ StratrunError
 |-- MissingDependencyError       an optional package is not installed (also an ImportError)
 |-- ModelError                   the model, its loss or a batch breaks the contract of a step
 |-- DataError                    a data set or loader cannot serve what is asked of it
+|-- PeerError                    another rank is gone, or did not come to an exchange in time
 |-- MetricError                  a metric cannot be computed, or two give the same name
 `-- CheckpointError              a checkpoint could not be saved or loaded
     |-- CheckpointNotFoundError  there is none
@@ -52,6 +53,10 @@ class DataError(StratrunError):
 
 class MetricError(StratrunError):
     """A metric cannot be computed, or two give the same name."""
+
+
+class PeerError(StratrunError):
+    """Another rank is gone, or did not come to an exchange in time."""
 
 
 class CheckpointError(StratrunError):

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+_SAVED = ("epoch", "iter", "step", "samples", "skipped", "validated")
+
 
 @dataclass(slots=True)
 class TrainState:
@@ -23,14 +25,14 @@ class TrainState:
     """Epoch or iteration (the unit of the train loop) of the last validation within training."""
     should_stop: bool = False
     """Set by a hook to end training after the iteration in hand."""
+    mid_iter: bool = False
+    """Whether work on a training batch has begun that no counter tells of yet."""
 
     def state_dict(self) -> dict[str, Any]:
-        state = asdict(self)
-        del state["should_stop"]
-        return state
+        return {name: value for name, value in asdict(self).items() if name in _SAVED}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in ("epoch", "iter", "step", "samples", "skipped", "validated"):
+        for name in _SAVED:
             setattr(self, name, state[name])
 
 

@@ -1,6 +1,6 @@
 from stratrun.distributed.collectives import Collectives
 from stratrun.distributed.env import ProcessEnv, program_command, torchrun_command
-from stratrun.distributed.process_group import check_backend, control_group, join, leave
+from stratrun.distributed.process_group import check_backend, control_group, join, leave, message_board
 
 __all__ = [
     "Collectives",
@@ -9,6 +9,7 @@ __all__ = [
     "control_group",
     "join",
     "leave",
+    "message_board",
     "program_command",
     "torchrun_command",
 ]

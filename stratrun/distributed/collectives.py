@@ -1,14 +1,20 @@
 """The few exchanges between ranks that a run needs beside those of its strategy."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import Store
 
 from stratrun.distributed.env import ProcessEnv
-from stratrun.errors import StratrunError
+from stratrun.errors import PeerError, StratrunError
 
 T = TypeVar("T")
+# How long a rank that failed in an exchange waits for what the others say of themselves.
+_LAST_WORDS = timedelta(seconds=1)
 
 
 class Collectives:
@@ -16,11 +22,26 @@ class Collectives:
 
     Every rank must make every call, in the same order. They travel over a CPU group of their
     own (`process_group.control_group`), so they never wait for a device.
+
+    Args:
+        board: Where ranks leave word for others that may not come (`process_group.message_board`).
+        tells: Whether each exchange is told there, so that one that fails can name who was missing.
+            It costs a message for each: not for those on a critical path.
     """
 
-    def __init__(self, env: ProcessEnv, group: dist.ProcessGroup | None = None) -> None:
+    def __init__(
+        self,
+        env: ProcessEnv,
+        group: dist.ProcessGroup | None = None,
+        board: Store | None = None,
+        *,
+        tells: bool = False,
+    ) -> None:
         self._env = env
         self._group = group
+        self._board = board
+        self._tells = tells and board is not None
+        self._count = 0
 
     @property
     def rank(self) -> int:
@@ -34,12 +55,18 @@ class Collectives:
     def is_main(self) -> bool:
         return self._env.rank == 0
 
+    @property
+    def leads_node(self) -> bool:
+        """Whether it is the first rank of its machine."""
+        return self._env.local_rank == 0
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over ranks of a CPU tensor; the argument is left alone."""
         if self.world_size == 1:
             return tensor
         total = tensor.clone()
-        dist.all_reduce(total, group=self._group)
+        with self._exchange():
+            dist.all_reduce(total, group=self._group)
         return total
 
     def gather(self, value: T) -> list[T]:
@@ -47,7 +74,8 @@ class Collectives:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value, group=self._group)
+        with self._exchange():
+            dist.all_gather_object(values, value, group=self._group)
         return values
 
     def gather_to_main(self, value: T) -> list[T] | None:
@@ -55,7 +83,8 @@ class Collectives:
         if self.world_size == 1:
             return [value]
         values: list[Any] | None = [None] * self.world_size if self.is_main else None
-        dist.gather_object(value, values, dst=0, group=self._group)
+        with self._exchange():
+            dist.gather_object(value, values, dst=0, group=self._group)
         return values
 
     def from_main(self, value: T) -> T:
@@ -63,13 +92,26 @@ class Collectives:
         if self.world_size == 1:
             return value
         box: list[Any] = [value]
-        dist.broadcast_object_list(box, src=0, group=self._group)
+        with self._exchange():
+            dist.broadcast_object_list(box, src=0, group=self._group)
+        received: T = box[0]
+        return received
+
+    def scatter_from_main(self, values: list[T] | None) -> T:
+        """Give each rank its entry of the main rank's list."""
+        if self.world_size == 1:
+            assert values is not None
+            return values[0]
+        box: list[Any] = [None]
+        with self._exchange():
+            dist.scatter_object_list(box, values, src=0, group=self._group)
         received: T = box[0]
         return received
 
     def barrier(self) -> None:
         if self.world_size > 1:
-            dist.barrier(group=self._group)
+            with self._exchange():
+                dist.barrier(group=self._group)
 
     def close(self) -> None:
         """End the group, after the last exchange."""
@@ -101,6 +143,51 @@ class Collectives:
         kind = next((k for _, (k, _) in failures if k is not StratrunError), StratrunError)
         told = "; ".join(f"rank {rank}: {text}" for rank, (_, text) in failures)
         raise kind(f"{what} failed on {told}") from error
+
+    def all_here(self, label: str, seconds: float) -> bool:
+        """Whether every rank makes this call, with this label, within a time. No exchange of the group.
+
+        For what only some ranks may come to: after a failure, for example.
+        """
+        if self.world_size == 1:
+            return True
+        if self._board is None:
+            return False
+        keys = [f"here/{label}/{rank}" for rank in range(self.world_size)]
+        try:
+            self._board.set(keys[self.rank], "")
+            self._board.wait(keys, timedelta(seconds=seconds))
+        except RuntimeError:  # not there in time, or the rank that has the board is gone
+            return False
+        return True
+
+    @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        self._count += 1
+        try:
+            if self._tells and self._board is not None:
+                self._board.set(f"at/{self.rank}", str(self._count))
+            yield
+        except RuntimeError as error:
+            raise PeerError(f"an exchange between ranks broke off: {self._missing()}") from error
+
+    def _missing(self) -> str:
+        """Who did not come to the exchange that failed, as far as the board tells."""
+        if not self._tells:
+            return "another rank is gone, or did not come to it in time"
+        late = [str(rank) for rank in range(self.world_size) if self._exchanges_of(rank) < self._count]
+        if not late or len(late) == self.world_size:
+            return "another rank was lost in it"
+        who = f"rank {late[0]} is" if len(late) == 1 else f"ranks {', '.join(late)} are"
+        return f"{who} gone, or did not come to it in time"
+
+    def _exchanges_of(self, rank: int) -> int:
+        assert self._board is not None
+        try:
+            self._board.wait([f"at/{rank}"], _LAST_WORDS)
+            return int(self._board.get(f"at/{rank}"))
+        except RuntimeError:  # it never said anything, or the board is gone with its rank
+            return 0
 
 
 def _known(kind: type[Exception]) -> type[StratrunError]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from stratrun.distributed.env import ProcessEnv
@@ -16,6 +16,7 @@ from stratrun.errors import ConfigError, nearest
 
 Group = dist.ProcessGroup
 _joins = count()
+_lines = count()
 
 
 def join(env: ProcessEnv, backend: str, timeout: timedelta, device: torch.device) -> bool:
@@ -86,6 +87,20 @@ def control_group(env: ProcessEnv, timeout: timedelta) -> Group | None:
         return None
     group: Group = dist.new_group(backend="gloo", timeout=timeout)
     return group
+
+
+def message_board(env: ProcessEnv) -> Store | None:
+    """A part of the store of the default group for messages; none for a lone process.
+
+    What is put there can be read without the others taking part, so a rank that waits in vain can
+    tell for whom. A connection of its own: a thread that waits for a key would keep others from theirs.
+    """
+    line = next(_lines)
+    if env.world_size == 1:
+        return None
+    # Not there in all versions of torch that are supported.
+    store = getattr(dist.group.WORLD, "get_group_store", lambda: None)()
+    return None if store is None else PrefixStore(f"stratrun/messages/{line}", store.clone())
 
 
 def leave() -> None:

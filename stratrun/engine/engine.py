@@ -45,6 +45,8 @@ class Engine:
         self.model: nn.Module
         self.batch = BatchInfo()
         self.state = state
+        self.watches: list[Callable[[int], None]] = []
+        """Called after each iteration with its number; what one of them raises ends the run."""
         self._accelerator = accelerator
         self._strategy = strategy
         self._precision = precision
@@ -61,11 +63,7 @@ class Engine:
         )
 
     def prepare_training(self, build: Callable[[nn.Module], dict[str, Optimizer]], several: bool) -> None:
-        """Make the model ready for training, then build the optimizers from what that made of it.
-
-        Args:
-            several: Whether `build` will return more than one optimizer.
-        """
+        """Make the model ready for training, then `build` the optimizers (or `several`) from that."""
         self._placed.wrap(partial_backward=several)
         self._updates.optimizers = build(self.state_module)
 
@@ -90,6 +88,7 @@ class Engine:
             What the model's step returned, `loss` being the undivided loss, and `grad_norm` where
             gradients were clipped by norm.
         """
+        self.state.mid_iter = True
         if not self.model.training:
             self._placed.to_training()
         with _NOTHING if update else self._strategy.no_sync(self._placed.wrapped):
@@ -118,6 +117,7 @@ class Engine:
 
     def forward(self, batch: Any, mode: str) -> Any:
         """Call the model's method ``<mode>_step``, or its ``forward(mode=)``, for training."""
+        self.state.mid_iter = True
         if not self.model.training:
             self._placed.to_training()
         with self._precision.forward_context():
@@ -128,11 +128,7 @@ class Engine:
         self._updates.backward_alone(loss, self.batch.scale)
 
     def step(self, optimizer: str | None = None) -> Tensor | None:
-        """Clip and update by one optimizer, or by all; then forget the gradients.
-
-        Returns:
-            The norm of the gradients before clipping, where they are clipped by norm.
-        """
+        """Clip and update by one optimizer or all; returns the norm of the gradients from before."""
         return self._updates.step(optimizer)
 
     def update(self, loss: Tensor, optimizer: str | None = None) -> Tensor | None:
@@ -156,6 +152,9 @@ class Engine:
         self._updates.count()
         if self.batch.finish is not None:
             self.batch.finish()
+        self.state.mid_iter = False
+        for watch in self.watches:
+            watch(self.state.iter)
 
     # -- what hooks may ask
 
