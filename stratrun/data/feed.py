@@ -137,11 +137,12 @@ class Feed:
             DataError: the samples still to come cannot be told.
         """
         cursor = Cursor(state["epoch"], state["consumed"], state["batches"])
-        self._source.go_on(state, cursor)
+        changed = self._source.go_on(state, cursor)
         self._cursor, self._in_hand, self._ended, self._pass = cursor, None, False, None
+        self._resumed = f"; {changed}" if changed else ""
         if cursor.batches:
             done = f"{cursor.consumed} samples" if cursor.consumed else f"{cursor.batches} batches"
-            self._resumed = f"; goes on in epoch {cursor.epoch} after {done}"
+            self._resumed = f"; goes on in epoch {cursor.epoch} after {done}{self._resumed}"
 
     def _to(self, epoch: int) -> None:
         self._cursor = Cursor(epoch)

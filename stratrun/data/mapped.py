@@ -10,7 +10,7 @@ from stratrun.data.options import LoaderOptions
 from stratrun.data.order import Order, Plan, Share, epoch_order, indices_at
 from stratrun.data.reader import length_of, map_reader
 from stratrun.data.seeding import BatchKey, draws_nothing
-from stratrun.data.source import Cursor, Setting, Source
+from stratrun.data.source import Cursor, Setting, Source, other_batches
 from stratrun.errors import DataError
 from stratrun.seed import derive_seed
 
@@ -74,13 +74,21 @@ class OrderedSource(Source):
         return ", ".join(parts)
 
     def state(self, cursor: Cursor) -> dict[str, Any]:
-        return {"seed": self._seed, "shuffle": self._shuffle, "samples": self._plan.samples}
+        plan = self._plan
+        return {
+            "seed": self._seed,
+            "shuffle": self._shuffle,
+            "samples": plan.samples,
+            "global_batch": plan.global_batch,
+        }
 
-    def go_on(self, state: Mapping[str, Any], cursor: Cursor) -> None:
+    def go_on(self, state: Mapping[str, Any], cursor: Cursor) -> str:
         # The run goes on in the order that it began with, whatever seed this process was given.
         self._seed = state.get("seed", self._seed)
+        unit = "samples" if self._options.batch_size is not None else "items of the data set"
+        told = other_batches(state.get("global_batch"), self._plan.global_batch, unit)
         if not cursor.consumed:
-            return
+            return told
         for key, now in (("samples", self._plan.samples), ("shuffle", self._shuffle)):
             then = state.get(key, now)
             if then != now:
@@ -89,6 +97,7 @@ class OrderedSource(Source):
                     f"with {key}={then!r}, and now {key}={now!r}: the rest of that epoch cannot be told; "
                     "restore the data as it was, or take the weights only, with load_from"
                 )
+        return told
 
     def close(self) -> None:
         self._reader.close()

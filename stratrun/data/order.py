@@ -7,23 +7,33 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from stratrun.data.permutation import Permutation
 from stratrun.seed import derive_seed
 
-Order = range | Tensor
-"""Indices of the data set by position, cheap to slice."""
+LISTED = 2**22
+"""Samples up to which a shuffled order is held as a list, of 8 bytes each. That of more is computed as it is
+read, so that an epoch of any length begins, or is gone on with, at once."""
+
+Order = range | Tensor | Permutation
+"""Indices of the data set by position, cheap to look up."""
 
 
 def epoch_order(seed: int, epoch: int, samples: int, shuffle: bool) -> Order:
     """The order of an epoch: a function of its arguments alone, not of ranks or workers."""
     if not shuffle:
         return range(samples)
+    key = derive_seed(seed, "order", epoch)
+    if samples > LISTED:
+        return Permutation(samples, key)
     generator = torch.Generator()
-    generator.manual_seed(derive_seed(seed, "order", epoch))
+    generator.manual_seed(key)
     return torch.randperm(samples, generator=generator)
 
 
 def indices_at(order: Order, positions: range) -> list[int]:
     """The indices at `positions`, which must count upwards."""
+    if isinstance(order, Permutation):
+        return order.at(positions)
     chosen = order[positions.start : positions.stop : positions.step]
     return list(chosen) if isinstance(chosen, range) else chosen.tolist()
 

@@ -53,9 +53,10 @@ class ReadySource(Source):
     def state(self, cursor: Cursor) -> dict[str, Any]:
         return {"seed": self._seed, "world_size": self._setting.world_size}
 
-    def go_on(self, state: Mapping[str, Any], cursor: Cursor) -> None:
+    def go_on(self, state: Mapping[str, Any], cursor: Cursor) -> str:
         self._seed = state.get("seed", self._seed)
         refuse_other_ranks("batches that come ready", state, cursor, self._setting)
+        return ""
 
     def _open(self) -> Iterator[Any]:
         made = self._batches() if _is_factory(self._batches) else self._batches
@@ -108,11 +109,12 @@ class StatefulSource(Source):
         state, batches = self._mark
         return {"loader": {"state": state, "batches": batches}, "world_size": self._setting.world_size}
 
-    def go_on(self, state: Mapping[str, Any], cursor: Cursor) -> None:
+    def go_on(self, state: Mapping[str, Any], cursor: Cursor) -> str:
         refuse_other_ranks("a loader that keeps its own position", state, cursor, self._setting)
         own = state.get("loader") or {"state": None, "batches": 0}
         self._mark = (own["state"], own["batches"])
         self._epoch, self._behind = cursor.epoch, True
+        return ""
 
     def _take_mark(self, cursor: Cursor) -> None:
         """Note the loader's state, unless it is ahead by a batch that is not done yet."""

@@ -60,9 +60,10 @@ class SampledSource(Source):
     def state(self, cursor: Cursor) -> dict[str, Any]:
         return {"seed": self._seed, "world_size": self._setting.world_size}
 
-    def go_on(self, state: Mapping[str, Any], cursor: Cursor) -> None:
+    def go_on(self, state: Mapping[str, Any], cursor: Cursor) -> str:
         self._seed = state.get("seed", self._seed)
         refuse_other_ranks("a sampler of your own", state, cursor, self._setting)
+        return ""
 
     def close(self) -> None:
         self._reader.close()

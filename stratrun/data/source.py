@@ -66,13 +66,16 @@ class Source(ABC):
         except under the key `loader`."""
         return {}
 
-    def go_on(self, state: Mapping[str, Any], cursor: Cursor) -> None:
+    def go_on(self, state: Mapping[str, Any], cursor: Cursor) -> str:
         """Take back what `state` returned, on any number of ranks.
+
+        Returns:
+            What the user should know that is other than it was; empty when all is the same.
 
         Raises:
             DataError: from `cursor` on, the data would not be what it was when the state was saved.
         """
-        return None
+        return ""
 
     def reseed(self, seed: int) -> None:
         """Draw as a run with this seed does, from the next epoch or evaluation on."""
@@ -87,6 +90,13 @@ def enter_epoch(part: Any, epoch: int) -> None:
     """Tell a sampler, loader or data set the epoch, if it wants to know."""
     if hasattr(part, "set_epoch"):
         part.set_epoch(epoch)
+
+
+def other_batches(then: int | None, now: int, unit: str = "samples") -> str:
+    """What to tell when a global batch is larger or smaller than in the run that was saved."""
+    if then in (None, now):
+        return ""
+    return f"a global batch was {then} {unit}, and is {now} from here on"
 
 
 def refuse_other_ranks(what: str, state: Mapping[str, Any], cursor: Cursor, setting: Setting) -> None:

@@ -13,7 +13,7 @@ from stratrun.data.options import LoaderOptions
 from stratrun.data.order import Share, split
 from stratrun.data.reader import Only, Reader, unchanged
 from stratrun.data.seeding import sample_seed
-from stratrun.data.source import Cursor, Setting, Source, enter_epoch, refuse_other_ranks
+from stratrun.data.source import Cursor, Setting, Source, enter_epoch, other_batches, refuse_other_ranks
 from stratrun.errors import DataError
 from stratrun.seed import HostRng, derive_seed, seed_host
 
@@ -77,7 +77,7 @@ class StreamSource(Source):
             "world_size": setting.world_size,
         }
 
-    def go_on(self, state: Mapping[str, Any], cursor: Cursor) -> None:
+    def go_on(self, state: Mapping[str, Any], cursor: Cursor) -> str:
         self._seed = state.get("seed", self._seed)
         if self._options.sharded:
             refuse_other_ranks("a data set that shares out its samples itself", state, cursor, self._setting)
@@ -91,6 +91,7 @@ class StreamSource(Source):
                 f"{now['workers']} and {now['global_batch']}: with several workers both decide on the order; "
                 "resume with the same, or train streams with num_workers=1"
             )
+        return other_batches(then["global_batch"], now["global_batch"])
 
     def close(self) -> None:
         self._reader.close()
