@@ -1,5 +1,6 @@
 """Averages of weights: by the formula, out of the way of training, and never saved as the model."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import IterableDataset
 
 from stratrun import Runner
 from stratrun.checkpoint import StoredCheckpoint
@@ -48,7 +50,7 @@ class Trace(Hook):
         self.after_val_iter(runner, batch_idx)
 
 
-def form(work_dir: Path | str, hooks: list[Hook], **options: Any) -> dict[str, Any]:
+def form(work_dir: Path | str, hooks: list[Any], **options: Any) -> dict[str, Any]:
     return {
         "loss": "cross_entropy",
         "train_dataloader": {"dataset": points(SAMPLES), "global_batch_size": BATCH},
@@ -274,6 +276,24 @@ def test_an_update_that_is_dropped_for_overflow_counts_none(tmp_path: Path) -> N
     state = ema.state_dict()
     assert state["updates"] == runner.step == 6 - runner.state.skipped
     torch.testing.assert_close(state["averages"], averaged(trace, 0.9), rtol=1e-6, atol=1e-7)
+
+
+class Unsized(IterableDataset[Any]):
+    """Points of which nobody says how many there are."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from points(SAMPLES)
+
+
+def test_the_update_that_closes_a_window_at_the_end_of_the_data_is_averaged_before_the_validation(
+    tmp_path: Path,
+) -> None:
+    trace, ema = Trace(), EMAHook(decay=0.9)
+    data = {"dataset": Unsized(), "batch_size": BATCH}
+    options = {"train_dataloader": data, "train_cfg": {"max_epochs": 1, "accumulate": 3}}
+    trained(perceptron(), **form(tmp_path, [trace, ema], **options))
+    assert ema.state_dict()["updates"] == 3
+    torch.testing.assert_close(trace.evaluated[0], averaged(trace, 0.9), rtol=1e-6, atol=1e-7)
 
 
 class Stop(Hook):
