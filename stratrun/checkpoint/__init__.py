@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stratrun.checkpoint.checkpointer import Checkpointer
     from stratrun.checkpoint.discovery import look_into
+    from stratrun.checkpoint.export import export_weights
     from stratrun.checkpoint.reader import Loaded, StoredCheckpoint
     from stratrun.checkpoint.weights import missing, read_weights
 
@@ -13,6 +14,7 @@ _HOMES = {
     "Checkpointer": "checkpointer",
     "Loaded": "reader",
     "StoredCheckpoint": "reader",
+    "export_weights": "export",
     "look_into": "discovery",
     "missing": "weights",
     "read_weights": "weights",
@@ -22,6 +24,7 @@ __all__ = [
     "Checkpointer",
     "Loaded",
     "StoredCheckpoint",
+    "export_weights",
     "look_into",
     "missing",
     "read_weights",

@@ -1,0 +1,272 @@
+"""The weights of a checkpoint as one safetensors file, for whoever runs the model without this framework."""
+
+import ctypes
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stratrun.checkpoint import layout
+from stratrun.checkpoint.discovery import look_into, neighbours
+from stratrun.checkpoint.reader import StoredCheckpoint, damage
+from stratrun.checkpoint.selection import locate
+from stratrun.checkpoint.source import TensorSource
+from stratrun.checkpoint.weights import MODEL, missing
+from stratrun.errors import (
+    CheckpointCorruptedError,
+    CheckpointError,
+    CheckpointNotFoundError,
+    ConfigError,
+    nearest,
+)
+from stratrun.storage import Folder
+
+EMA = "EMAHook"
+"""What the states of hooks that average weights are called by, perhaps with a number behind it."""
+SUFFIX = ".safetensors"
+_CHOICES = {"model": "the weights that training goes on with", "ema": "their moving averages"}
+_CODES: dict[torch.dtype, str] = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.complex64: "C64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_BLOCK = 16 << 20
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What `export_weights` has written."""
+
+    url: str
+    source: str
+    step: int
+    tensors: int
+    size: int
+    left_out: tuple[str, ...]
+    """Entries of the model's state that are no tensors, which such a file cannot hold."""
+
+
+def export_weights(
+    source: str | os.PathLike[str] | Folder,
+    output: str | os.PathLike[str],
+    *,
+    weights: str = "model",
+    dtype: torch.dtype | str | None = None,
+    force: bool = False,
+    source_options: Mapping[str, Any] | None = None,
+    output_options: Mapping[str, Any] | None = None,
+) -> Exported:
+    """Write the weights of a checkpoint to one safetensors file, one tensor in memory at a time.
+
+    Every byte is verified as it is read. The file appears whole or not at all. Tied tensors are
+    written under each of their names, so that the file loads with ``strict=True``; `load_from` and
+    ``safetensors.torch.load_file`` read it. Its header has the step and the run that it is from.
+
+    Args:
+        source: A checkpoint, or a folder of them or a work dir for the newest, or with ``/best``.
+        output: Where the file goes; ends in ``.safetensors``.
+        weights: ``"model"``, or ``"ema"`` for the averages of the EMAHook; buffers that it does not
+            average are the model's.
+        dtype: What floating point tensors are converted to; None leaves them.
+        force: Whether a file that is there already may be replaced.
+        source_options: Go to the fsspec file system of `source`; `output_options` to that of `output`.
+
+    Raises:
+        CheckpointNotFoundError: there is no such checkpoint.
+        CheckpointCorruptedError: it is damaged; nothing is written then.
+        CheckpointError: it has no such weights, or a value does not fit into `dtype`.
+        ConfigError: an argument is wrong, or the file is there already.
+    """
+    wanted = dtype_of(dtype)
+    if weights not in _CHOICES:
+        raise ConfigError(f"weights={weights!r} is unknown; {nearest(weights, _CHOICES)}")
+    target = Folder(output, **(output_options or {}))
+    if not target.name.endswith(SUFFIX):
+        raise ConfigError(f"output={target.url!r} must end in {SUFFIX}, which is what is written")
+    if target.exists() and not force:
+        raise ConfigError(f"output={target.url!r} is there already; force=True (--force) replaces it")
+    at = source if isinstance(source, Folder) else locate(source, **(source_options or {}))
+    folder = chosen(at)
+    try:
+        return _export(folder, target, weights, wanted, force)
+    except Exception as error:
+        reason = damage(error) if not isinstance(error, ConfigError) else None
+        if reason is None:
+            raise
+        text = f"checkpoint {folder} is damaged: {reason}; {neighbours(folder)}"
+        raise CheckpointCorruptedError(text) from error
+
+
+def chosen(at: Folder) -> Folder:
+    """The checkpoint that a folder is, or the newest one in it.
+
+    Raises:
+        CheckpointNotFoundError: there is none.
+    """
+    if not at.exists():
+        raise CheckpointNotFoundError(missing(at))
+    path, steps = look_into(at)
+    folder = at.child(path) if path else at
+    return folder.child(layout.name_of(steps[-1])) if steps else folder
+
+
+def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """
+    Raises:
+        ConfigError: it is no dtype of floating point numbers.
+    """
+    known = {str(one).removeprefix("torch."): one for one in _CODES if one.is_floating_point}
+    name = str(dtype).removeprefix("torch.")
+    if dtype is not None and name not in known:
+        raise ConfigError(f"dtype={dtype!r} is unknown; {nearest(name, known)}")
+    return None if dtype is None else known[name]
+
+
+def _export(folder: Folder, target: Folder, weights: str, dtype: torch.dtype | None, force: bool) -> Exported:
+    stored = StoredCheckpoint(folder)
+    source = TensorSource(stored)
+    state = _with_averages(source, folder) if weights == "ema" else _model(source, folder)
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    order = sorted(tensors, key=lambda name: (-_kind(tensors[name], dtype).itemsize, name))
+    about = {"format": "pt", "step": str(stored.step), "run_id": stored.manifest.run_id, "weights": weights}
+    head, size = _head({name: tensors[name] for name in order}, dtype, about)
+
+    def blocks() -> Iterator[memoryview]:
+        # Two pieces: one piece alone might be taken for memory that is padded to whole pages.
+        yield memoryview(head)[:8]
+        yield memoryview(head)[8:]
+        for name in order:
+            yield from _bytes_of(_converted(source.read(tensors[name]), dtype, name))
+
+    _write(target, blocks, force)
+    left_out = tuple(name for name in state if name not in tensors)
+    return Exported(target.url, folder.url, stored.step, len(tensors), len(head) + size, left_out)
+
+
+def _model(source: TensorSource, folder: Folder) -> dict[str, Any]:
+    state = source.part(MODEL)
+    if not isinstance(state, Mapping):
+        known = ", ".join(source.parts())
+        raise CheckpointError(f"{folder} has no weights called {MODEL!r}; it holds {known or 'nothing'}")
+    return dict(state)
+
+
+def _with_averages(source: TensorSource, folder: Folder) -> dict[str, Any]:
+    """The state of the model with the averages in the place of what they are averages of."""
+    names = source.parts("hooks")
+    found = {name: source.part("hooks", name, "averages") for name in names if name.startswith(EMA)}
+    if not found:
+        has = f"its hooks with state are {', '.join(names)}" if names else "no hook of its run has state"
+        raise CheckpointError(
+            f"{folder} has no moving averages: {has}; have them kept with "
+            "custom_hooks=[dict(type='EMAHook')], or take weights='model' (--weights model)"
+        )
+    if len(found) > 1:
+        raise CheckpointError(f"{folder} has several moving averages, of {', '.join(found)}")
+    averages = next(iter(found.values()))
+    if not isinstance(averages, Mapping) or not averages:
+        raise CheckpointError(f"{folder} has no moving averages yet: averaging had not begun at its step")
+    state = _model(source, folder)
+    # Beside a loss with weights of its own the model's lie one level lower.
+    prefix = "" if averages.keys() <= state.keys() else "model."
+    averages = {f"{prefix}{name}": average for name, average in averages.items()}
+    foreign = [name for name in averages if name not in state]
+    if foreign:
+        raise CheckpointError(
+            f"{folder} averages {foreign[0]!r}, which its model does not have; {nearest(foreign[0], state)}"
+        )
+    # Tied weights are one tensor in the checkpoint, and averaged perhaps under one of their names only.
+    by_tensor = {id(state[name]): average for name, average in averages.items()}
+    return {name: averages.get(name, by_tensor.get(id(value), value)) for name, value in state.items()}
+
+
+def _kind(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    return tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
+
+
+def _head(
+    tensors: Mapping[str, Tensor], dtype: torch.dtype | None, about: Mapping[str, str]
+) -> tuple[bytes, int]:
+    """The head of the file, and how many bytes of tensors follow."""
+    fields: dict[str, Any] = {"__metadata__": dict(about)}
+    at = 0
+    for name, tensor in tensors.items():
+        kind = _kind(tensor, dtype)
+        if kind not in _CODES:
+            raise CheckpointError(f"{name!r} is of dtype {kind}, which safetensors files do not have")
+        size = tensor.numel() * kind.itemsize
+        fields[name] = {"dtype": _CODES[kind], "shape": list(tensor.shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(fields, separators=(",", ":")).encode("ascii")
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text, at
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype | None, name: str) -> Tensor:
+    kind = _kind(tensor, dtype)
+    if kind == tensor.dtype:
+        return tensor
+    made = tensor.to(kind)
+    lost = made.isfinite() != tensor.isfinite()
+    if lost.any():
+        value = float(tensor[lost].flatten()[0])
+        raise CheckpointError(
+            f"{name!r} holds {value:.6g}, which {kind} does not reach; choose a wider dtype"
+        )
+    return made
+
+
+def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
+    tensor = tensor.contiguous()
+    size = tensor.numel() * tensor.element_size()
+    if size:
+        memory = memoryview((ctypes.c_char * size).from_address(tensor.data_ptr())).cast("B")
+        for start in range(0, size, _BLOCK):
+            # The generator keeps the tensor, and with it the memory, until the block is written.
+            yield memory[start : start + _BLOCK]
+
+
+def _write(target: Folder, blocks: Callable[[], Iterable[memoryview]], force: bool) -> None:
+    folder, name = target.parent, target.name
+    if not folder.is_local:
+        # Such a store shows a file when it is complete, and has no renaming.
+        _put(folder, name, blocks)
+        return
+    beside = f".{name[:200]}.{secrets.token_hex(4)}.part"
+    try:
+        _put(folder, beside, blocks)
+        if force:
+            os.replace(f"{folder.local_path()}/{beside}", f"{folder.local_path()}/{name}")
+            folder.sync()
+        else:
+            folder.rename(beside, name)
+    except BaseException:
+        folder.remove(beside)
+        raise
+
+
+def _put(folder: Folder, name: str, blocks: Callable[[], Iterable[memoryview]]) -> None:
+    with folder.open(name, "wb") as stream:
+        for block in blocks():
+            stream.write(block)
