@@ -105,6 +105,10 @@ class _NumpyOwn:
             state = numpy_random.get_state(legacy=False)
             numpy_random.set_state({**state, "has_gauss": 1, "gauss": stored})
 
+    def forget(self) -> None:
+        """A state is put back, which may have the words of another that had nothing in store."""
+        self._empty = None
+
     def _words_of(self, own: Any) -> tuple[int, bytes] | None:
         """All that a Mersenne twister is made of; None for other kinds, whose size is not known."""
         if type(own).__name__ != "MT19937":
@@ -144,6 +148,7 @@ def set_host_rng_state(state: dict[str, Any]) -> None:
         import numpy
 
         kind, keys, position, has_gauss, cached = state["numpy"]
+        _numpy_own.forget()
         numpy.random.set_state((kind, keys.numpy().astype("uint32"), position, has_gauss, cached))
 
 

@@ -73,7 +73,8 @@ class LoggerHook(Hook):
 
     def after_train(self, runner: RunContext) -> None:
         if runner.iter > self._logged:
-            self._log_window(runner)
+            # The window stays open: a run that goes on from here logs as one that did not stop.
+            self._log_window(runner, ends=False)
         runner.log({"done": 1}, kind="progress")
 
     def after_val_iter(self, runner: RunContext, batch_idx: int) -> None:
@@ -105,10 +106,10 @@ class LoggerHook(Hook):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._logged = state.get("logged", 0)
 
-    def _log_window(self, runner: RunContext) -> None:
+    def _log_window(self, runner: RunContext, *, ends: bool = True) -> None:
         self._logged = runner.iter
         runner.records.put(learning_rates(runner.engine.optimizers))
-        values = runner.records.window()
+        values = runner.records.window(ends=ends)
         values.update(runner.engine.memory())
         left = self._seconds_left(runner)
         if left is not None:

@@ -78,13 +78,19 @@ class RecordBuffer:
         for name, value in values.items():
             self._latest[name] = self._unread.take(value)
 
-    def window(self) -> dict[str, float]:
-        """Means since the last call, or over the last `length` iterations; then a new window."""
+    def window(self, *, ends: bool = True) -> dict[str, float]:
+        """Means since the last call, or over the last `length` iterations; then a new window.
+
+        Args:
+            ends: False to go on with this window: to look at what it has when a run is broken off,
+                which another may take up again.
+        """
         latest, self._latest = self._settle(), {}
         sums = {}
         for name, series in self._series.items():
             sums[name] = series.window if self._length is None else _sums_of(series.recent)
-            series.window = [0.0, 0.0]
+            if ends:
+                series.window = [0.0, 0.0]
         return {**self._means(sums), **latest}
 
     def epoch(self) -> dict[str, float]:
