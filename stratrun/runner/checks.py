@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from stratrun.checkpoint.parts import LoadFrom
+from stratrun.checkpoint.selection import BEST, LAST
 from stratrun.data import check_data
 from stratrun.engine import Clipping
 from stratrun.errors import ConfigError, MissingArgumentError, nearest
@@ -24,10 +26,11 @@ from stratrun.runner.environment import parse_env, parse_randomness
 from stratrun.runner.form import DEFAULT_HOOKS, Form, Job, of_the_user
 from stratrun.runner.parts import functional_loss, hook_specs, loop_spec, split_priority
 from stratrun.storage import Folder
+from stratrun.storage.filesystem import redacted
 
 _JOBS: tuple[Job, ...] = ("train", "val", "test", "predict")
 # What is meant as a word of ours, and would be taken for a path.
-_YES = ("true", "yes", "on", "latest", "last", "newest", "best")
+_YES = ("true", "yes", "on", "latest", "newest", BEST, LAST)
 
 
 def check(form: Form, job: Job) -> None:
@@ -171,22 +174,21 @@ def check_work_dir(spec: Any) -> None:
 
 
 def check_origin(form: Form) -> None:
-    resume, weights = form.resume, form.load_from
+    resume = form.resume
     if not isinstance(resume, bool | str | os.PathLike) or resume == "":
         raise ConfigError(f"resume={resume!r} must be True, False, 'auto', or the path of a checkpoint")
-    if isinstance(resume, str) and resume.lower() in _YES:
+    if isinstance(resume, str) and resume.lower() in _YES and resume not in (BEST, LAST):
         raise ConfigError(
             f"resume={resume!r} would be taken for a path; write True for the newest checkpoint in work_dir, "
             "'auto' for the same if there is one, or the path of a checkpoint"
         )
-    if weights is not None and not isinstance(weights, str | os.PathLike):
+    if form.load_from is None:
+        return
+    wanted = LoadFrom.parse(form.load_from)
+    if resume not in (False, "auto"):
+        shown = True if isinstance(resume, bool) else redacted(os.fspath(resume))
         raise ConfigError(
-            f"load_from: {type(weights).__name__} is no path; give that of a checkpoint or of weights, "
-            "or load what you have into the model itself"
-        )
-    if weights is not None and resume not in (False, "auto"):
-        raise ConfigError(
-            f"resume={resume!r} and load_from={os.fspath(weights)!r} both say where weights come from; "
+            f"resume={shown!r} and {wanted} both say where weights come from; "
             "give one of them, or resume='auto', which falls back on load_from where there is no checkpoint"
         )
 

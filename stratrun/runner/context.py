@@ -10,6 +10,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from stratrun.checkpoint import Checkpointer
+from stratrun.checkpoint.parts import LoadReport
 from stratrun.data import Feed, build_feed
 from stratrun.engine import Engine
 from stratrun.evaluation import Evaluator, build_evaluator
@@ -41,6 +42,8 @@ class RunnerContext:
         self.last_checkpoint: str | None = None
         self.has_weights = False
         """Whether the model holds weights that were trained or loaded in this run."""
+        self.load_report: LoadReport | None = None
+        """What `load_from` has loaded, and what of it did not fit; None before, and without it."""
         self.invocation: Invocation | None = None
         """The command that started the run, if one of ours did."""
         self._form = form

@@ -1,17 +1,18 @@
 """Where a run goes on from: a checkpoint, weights, or nothing."""
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
-from stratrun.checkpoint import look_into, missing, read_weights
+from stratrun.checkpoint import look_into, missing
+from stratrun.checkpoint.parts import LoadFrom
 from stratrun.distributed import Collectives
-from stratrun.engine import Engine
-from stratrun.errors import CheckpointError, CheckpointNotFoundError
+from stratrun.errors import CheckpointNotFoundError
 from stratrun.runner import persistence
 from stratrun.runner.context import RunnerContext
 from stratrun.runner.form import Form
+from stratrun.runner.partial import find, load_parts, meant
 from stratrun.storage import Folder
+from stratrun.storage.filesystem import redacted
 
 
 def check(runner: RunnerContext, ranks: Collectives, form: Form, job: str) -> None:
@@ -24,11 +25,25 @@ def check(runner: RunnerContext, ranks: Collectives, form: Form, job: str) -> No
         if form.resume is False:
             runner.checkpointer.claim()
         elif form.resume != "auto":
-            folder = runner.checkpointer.folder if form.resume is True else Folder(os.fspath(form.resume))
-            error = _no_checkpoint(f"resume={form.resume!r}", folder) if ranks.is_main else None
+            given = f"resume={_shown(form.resume)!r}"
+            folder = _chosen(runner, ranks, form)
+            error = _no_checkpoint(given, folder) if ranks.is_main else None
             ranks.agree(error, "resuming")
     if form.load_from is not None and not runner.has_weights:
-        ranks.agree(_no_weights(form.load_from) if ranks.is_main else None, "loading weights")
+        wanted = LoadFrom.parse(form.load_from)
+        at = find(runner, ranks, wanted.path, wanted.options, str(wanted))
+        ranks.agree(_no_weights(wanted, at) if ranks.is_main else None, "loading weights")
+
+
+def _chosen(runner: RunnerContext, ranks: Collectives, form: Form) -> Folder:
+    """Where to look for what is to be gone on with."""
+    if form.resume in (True, "auto"):
+        return runner.checkpointer.folder
+    return find(runner, ranks, os.fspath(form.resume), {}, f"resume={_shown(form.resume)!r}")
+
+
+def _shown(given: Any) -> Any:
+    return redacted(os.fspath(given)) if isinstance(given, str | os.PathLike) else given
 
 
 def _no_checkpoint(given: str, folder: Folder) -> Exception | None:
@@ -42,12 +57,12 @@ def _no_checkpoint(given: str, folder: Folder) -> Exception | None:
     return None
 
 
-def _no_weights(path: str | os.PathLike[str]) -> Exception | None:
-    """Why no weights can be loaded from there. Returned, as the other ranks wait to be told."""
+def _no_weights(wanted: LoadFrom, at: Folder) -> Exception | None:
+    """Why nothing can be loaded from there. Returned, as the other ranks wait to be told."""
     try:
-        if Folder(path).exists():
+        if at.exists():
             return None
-        return CheckpointNotFoundError(f"load_from={str(path)!r}: {missing(Folder(path))}")
+        return CheckpointNotFoundError(f"{wanted}: {missing(at)}{meant(wanted.path)}")
     except Exception as error:
         return error
 
@@ -64,68 +79,47 @@ def load(runner: RunnerContext, ranks: Collectives, form: Form) -> str:
             return found
     if runner.training:
         runner.checkpointer.claim(after=runner.iter if runner.iter else -1)
-    if form.load_from is not None and not runner.has_weights:
-        load_weights(runner.engine, form.load_from)
-        runner.has_weights = True
-        return f"weights from {form.load_from}"
+    told = _load_parts(runner, ranks, form)
+    if told is not None:
+        return told
     if runner.training:
         runner.has_weights = True
         return "a new start"
     return f"weights as {'they are now' if runner.has_weights else 'the model was built with'}"
 
 
-def load_weights(engine: Engine, path: str | os.PathLike[str]) -> None:
-    """Weights alone, every name and shape as the model has them.
-
-    Raises:
-        CheckpointError: some differ; says which.
-    """
-    given = f"load_from={str(path)!r}"
-    try:
-        weights = read_weights(path)
-    except CheckpointError as error:
-        raise type(error)(f"{given}: {error}") from error
-    misfits = _misfits(weights, engine.state_module.state_dict())
-    if misfits:
-        raise CheckpointError(f"{given} does not fit the model: {misfits}")
-    try:
-        engine.state_module.load_state_dict(weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"{given} does not fit the model: {error}") from error
-
-
-def _misfits(weights: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    """How names and shapes differ from the model's; nothing where they do not."""
-    lacking, foreign = (
-        [name for name in own if name not in weights],
-        [name for name in weights if name not in own],
+def _load_parts(runner: RunnerContext, ranks: Collectives, form: Form) -> str | None:
+    """What `load_from` says, once: the weights for any job, and the rest when training begins."""
+    if form.load_from is None:
+        return None
+    wanted = LoadFrom.parse(form.load_from)
+    before = () if runner.load_report is None else runner.load_report.parts
+    parts = tuple(
+        part
+        for part in wanted.parts
+        if part not in before and (part == "model" or (runner.training and runner.iter == 0))
     )
-    told = []
-    if lacking:
-        told.append(f"it lacks {_some(lacking)}")
-    if foreign:
-        told.append(f"it has {_some(foreign)}, which the model has not")
-    for name in own:
-        shapes = [tuple(getattr(one.get(name), "shape", ())) for one in (weights, own)]
-        if name in weights and shapes[0] != shapes[1]:
-            told.append(f"{name!r} has the shape {shapes[0]}, and {shapes[1]} in the model")
-    return "; ".join(told[:4])
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(map(repr, names[:3]))
-    return f"{shown} and {len(names) - 3} more" if len(names) > 3 else shown
+    if (runner.has_weights and not before) or not parts:
+        return None
+    report = load_parts(runner, ranks, wanted, parts)
+    runner.loggers.say(str(report))
+    if runner.load_report is None:
+        runner.load_report = report
+    else:
+        runner.load_report = runner.load_report.joined(report)
+    runner.has_weights |= runner.training or "model" in parts
+    return f"{'weights' if parts == ('model',) else ', '.join(parts)} from {report.url}"
 
 
 def _resume(runner: RunnerContext, ranks: Collectives, form: Form) -> str | None:
-    which = "latest" if form.resume in (True, "auto") else os.fspath(form.resume)
     try:
-        loaded = runner.checkpointer.load(which)
+        loaded = runner.checkpointer.load(_chosen(runner, ranks, form))
     except CheckpointNotFoundError as error:
         if form.resume == "auto":
             return None
         hint = "resume='auto' starts anew where there is none"
-        raise CheckpointNotFoundError(f"resume={form.resume!r}: {error}; {hint}") from error
+        given = _shown(form.resume)
+        raise CheckpointNotFoundError(f"resume={given!r}: {error}; {hint}") from error
     runner.reseed(loaded.shared["seed"])
     persistence.restore_shared(runner, loaded.shared)
     runner.checkpointer.claim(after=runner.iter)

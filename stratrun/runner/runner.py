@@ -35,9 +35,12 @@ class Runner(RunnerContext):
         clip_grad: Largest norm of the gradients, or ``dict(max_norm=, norm_type=, value=)``.
         default_hooks: Replaces (a spec) or switches off (None) the hooks ``timer``, ``scheduler``,
             ``logger`` and ``checkpoint``.
-        load_from: Weights to start from: a checkpoint, a ``.safetensors`` or a ``.pt`` file.
+        load_from: Weights to start from: a checkpoint, a ``.safetensors`` or a ``.pt`` file; ``"best"`` or
+            ``"last"`` for those of `work_dir`. Or ``dict(path=, parts=["model", "optimizer", ...],
+            rename={regex: replacement}, strict=, mismatch="error"|"skip", weights="model"|"ema",
+            storage_options=)``; `load_report` then tells what was loaded.
         resume: True goes on from the newest checkpoint in `work_dir`, ``"auto"`` does so if there
-            is one, a path or URL goes on from there.
+            is one; a path, a URL or a name such as ``"work_dirs/x/best"`` goes on from there.
         randomness: ``dict(seed=, deterministic=)``.
         env_cfg: ``dict(cudnn_benchmark=, tf32=, num_threads=, mp_start_method=, backend=, timeout=)``.
         cfg: The config that the arguments came from; kept beside the logs.
@@ -69,7 +72,7 @@ class Runner(RunnerContext):
         default_hooks: Mapping[str, Any] | None = None,
         custom_hooks: Iterable[Any] = (),
         loggers: Any = DEFAULT_LOGGERS,
-        load_from: str | os.PathLike[str] | None = None,
+        load_from: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         resume: bool | str | os.PathLike[str] = False,
         randomness: Mapping[str, Any] | None = None,
         env_cfg: Mapping[str, Any] | None = None,
