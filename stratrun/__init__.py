@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         MissingArgumentError,
         MissingDependencyError,
         ModelError,
+        StorageError,
         StratrunError,
         UnknownNameError,
     )
@@ -106,6 +107,7 @@ __all__ = [
     "Registry",
     "RunContext",
     "Runner",
+    "StorageError",
     "Strategy",
     "StratrunError",
     "TestLoop",

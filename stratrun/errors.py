@@ -10,6 +10,7 @@ StratrunError
 |-- DataError                    a data set or loader cannot serve what is asked of it
 |-- PeerError                    another rank is gone, or did not come to an exchange in time
 |-- MetricError                  a metric cannot be computed, or two give the same name
+|-- StorageError                 a store refused, is full or did not answer in time (also an OSError)
 `-- CheckpointError              a checkpoint could not be saved or loaded
     |-- CheckpointNotFoundError  there is none
     `-- CheckpointCorruptedError there are some, and every one of them is damaged
@@ -57,6 +58,21 @@ class MetricError(StratrunError):
 
 class PeerError(StratrunError):
     """Another rank is gone, or did not come to an exchange in time."""
+
+
+class StorageError(StratrunError, OSError):
+    """A store refused, is full or did not answer in time.
+
+    `errno` is that of the error behind it, None where there was none. What merely is not there, or is
+    there already, stays a FileNotFoundError or FileExistsError.
+    """
+
+    def __init__(self, message: str, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+    def __reduce__(self) -> tuple[type["StorageError"], tuple[str, int | None]]:
+        return type(self), (str(self), self.errno)
 
 
 class CheckpointError(StratrunError):

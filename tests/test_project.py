@@ -44,8 +44,8 @@ EXPORTS = [
     *("CheckpointError", "CheckpointNotFoundError", "Config", "ConfigError", "DataError"),
     *("EpochBasedTrainLoop", "Evaluator", "Hook", "IncompatibleError", "IterBasedTrainLoop", "Logger"),
     *("MeanMetric", "Metric", "MetricError", "MissingArgumentError", "MissingDependencyError", "ModelError"),
-    *("Precision", "PredictLoop", "Registry", "RunContext", "Runner", "Strategy", "StratrunError"),
-    *("TestLoop", "TrainState", "UnknownNameError", "ValLoop"),
+    *("Precision", "PredictLoop", "Registry", "RunContext", "Runner", "StorageError", "Strategy"),
+    *("StratrunError", "TestLoop", "TrainState", "UnknownNameError", "ValLoop"),
 ]
 
 

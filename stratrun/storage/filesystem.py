@@ -1,34 +1,42 @@
 """Bytes at a URL: a local path, memory, or any store that fsspec knows."""
 
 import os
-import re
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from stratrun.errors import ConfigError, MissingDependencyError, nearest
+from stratrun.errors import ConfigError, StorageError
+from stratrun.storage.guard import Guard
+from stratrun.storage.local import LocalStore
+from stratrun.storage.remote import RemoteStore
+from stratrun.storage.retry import Retry, kind_of, kind_on_disk
+from stratrun.storage.urls import Secrets, file_system, protocols, redacted
 
-_CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
-_QUERY = re.compile(r"\?.*", re.DOTALL)
+__all__ = ["Folder", "redacted"]
+
 _LONGEST_NAME = 255
+_PROBE_DEADLINE = 30.0
 
 
 class Folder:
     """A folder at a URL, there or not yet. Paths given to its methods lie inside it.
 
-    On local disk whatever was written survives a loss of power once the call returns. Elsewhere the
-    store decides; those have no rename, and a file appears when it is closed.
+    On local disk whatever was written survives a loss of power once the call returns. Elsewhere the store
+    decides; those have no rename, a file appears when it is whole, and what fails there is tried again.
+    Every method raises StorageError when the store refuses, is full or does not answer in time.
     """
 
-    def __init__(self, url: str | os.PathLike[str], **options: Any) -> None:
+    def __init__(self, url: str | os.PathLike[str], retry: Retry | None = None, **options: Any) -> None:
         """`options` go to the fsspec file system: keys, endpoints, profiles."""
         text = os.fspath(url)
         if not text:
             raise ConfigError("'' is no folder; name a path, or a URL such as s3://bucket/run")
         self.url = redacted(text)
-        self._fs, root = _file_system(text, options)
+        self._retry = retry or Retry()
+        self._secrets = Secrets(text, options)
+        self._fs, root = file_system(text, options)
         self._root: str = root.rstrip("/")
 
     def __str__(self) -> str:
@@ -42,16 +50,14 @@ class Folder:
 
     @property
     def is_local(self) -> bool:
-        protocol = self._fs.protocol
-        return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+        return "file" in protocols(self._fs)
 
     @property
     def name(self) -> str:
         return self._root.rpartition("/")[2]
 
     def child(self, path: str) -> "Folder":
-        at = self._at(path)
-        return self._moved(at, f"{self.url.removesuffix('/')}/{path}")
+        return self._moved(self._at(path), f"{self.url.removesuffix('/')}/{path}")
 
     @property
     def parent(self) -> "Folder":
@@ -69,29 +75,23 @@ class Folder:
         return {name: info["size"] for name, info in self._children().items() if info["type"] != "directory"}
 
     def exists(self, path: str = "") -> bool:
-        at = self._at(path) if path else self._root
-        self._fs.invalidate_cache(at)
-        return bool(self._fs.exists(at))
+        return self._store.exists(self._at(path) if path else self._root)
 
     def is_file(self) -> bool:
         """Whether the URL leads to a file rather than a folder."""
-        return bool(self._fs.isfile(self._root))
+        return self._store.is_file(self._root)
 
-    @contextmanager
-    def open(self, path: str, mode: Literal["rb", "wb"] = "rb") -> Iterator[BinaryIO]:
-        """Open for reading, or write anew, making the folders that are missing."""
-        at = self._at(path)
-        if mode == "wb":
-            self._fs.makedirs(at.rpartition("/")[0], exist_ok=True)
-        if not self.is_local:
-            with self._fs.open(at, mode) as stream:
-                yield stream
-            return
-        with open(at, mode) as file:
-            yield file
-            if mode == "wb":
-                file.flush()
-                os.fsync(file.fileno())
+    def free_bytes(self) -> int | None:
+        """Bytes that may still be written here; None where that is not known."""
+        store = self._store
+        return store.free_bytes(self._root) if isinstance(store, LocalStore) else None
+
+    def open(self, path: str, mode: Literal["rb", "wb"] = "rb") -> AbstractContextManager[BinaryIO]:
+        """Open for reading, or write anew, making the folders that are missing.
+
+        What is written is sent once: `write_blocks` and `write_bytes` are the ones that try again.
+        """
+        return self._store.open(self._at(path), mode)
 
     def read_bytes(self, path: str, limit: int | None = None) -> bytes:
         """The whole file.
@@ -99,29 +99,76 @@ class Folder:
         Raises:
             ConfigError: it has more than `limit` bytes.
         """
-        with self.open(path) as stream:
-            data = stream.read() if limit is None else stream.read(limit + 1)
+        data = self._store.read_bytes(self._at(path), None if limit is None else limit + 1)
         if limit is not None and len(data) > limit:
             raise ConfigError(f"{self.url}/{path} has more than the {limit} bytes that are read at most")
         return data
 
-    def write_bytes(self, path: str, data: bytes) -> None:
-        with self.open(path, "wb") as stream:
-            stream.write(data)
+    def read_into(self, path: str, start: int, into: memoryview) -> None:
+        """Fill memory with what the file has from byte `start`. Many threads may do so at once.
+
+        Raises:
+            EOFError: the file is too short.
+        """
+        self._store.read_into(self._at(path), start, into)
+
+    def write_bytes(self, path: str, data: bytes, exclusive: bool = False) -> None:
+        """Write a file whole. `exclusive`: of several who do so at once, one succeeds.
+
+        Raises:
+            FileExistsError: `exclusive`, and the file is there already.
+        """
+        if exclusive:
+            self._store.create(self._at(path), data)
+            return
+
+        def attempt(_: float) -> None:
+            with self.open(path, "wb") as stream:
+                stream.write(data)
+
+        self._store.guard("writing", self._at(path), attempt)
+
+    def write_blocks(self, path: str, blocks: Callable[[], Iterable[memoryview]]) -> None:
+        """Write a new file out of blocks, which are made anew when it has to be written again.
+
+        A block may be reused for the next one. On local disk, blocks that begin on a page (4096 bytes) and
+        fill pages go past the cache, as fast as the disk takes them.
+
+        Raises:
+            FileExistsError: on local disk, the file is there already.
+        """
+        self._store.write_blocks(self._at(path), blocks)
+
+    def probe(self, token: str) -> None:
+        """Find out whether files can be written, read and deleted here; `token` keeps probes apart.
+
+        Raises:
+            StorageError: they cannot; says what failed.
+        """
+        quick = replace(self._retry, deadline=min(self._retry.deadline, _PROBE_DEADLINE))
+        folder, name, data = self._moved(self._root, self.url, quick), f".probe-{token}", token.encode()
+        try:
+            folder.write_bytes(name, data)
+            found = folder.read_bytes(name, limit=len(data))
+            folder.remove(name)
+        except (OSError, EOFError, ConfigError) as error:
+            if isinstance(error, StorageError):
+                raise
+            raise StorageError(
+                f"{self.url} cannot be used: {error}", getattr(error, "errno", None)
+            ) from error
+        if found != data:
+            raise StorageError(f"{self.url}/{name} was written and does not read the same")
 
     def make(self) -> None:
         """Create the folder. Stores without folders have nothing to do."""
-        self._fs.makedirs(self._root, exist_ok=True)
+        self._store.make(self._root)
 
     def sync(self) -> None:
-        """Have the names in the folder survive a loss of power, as `open` does for contents."""
-        if not self.is_local:
-            return
-        handle = os.open(self._root or "/", os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        """Have the names in the folder survive a loss of power, as writing does for contents."""
+        store = self._store
+        if isinstance(store, LocalStore):
+            store.sync(self._root)
 
     def rename(self, old: str, new: str) -> None:
         """Move a direct child, in one step that cannot be half done. Local disk only.
@@ -129,35 +176,32 @@ class Folder:
         Raises:
             FileExistsError: `new` is there already.
         """
-        if not self.is_local:
+        store = self._store
+        if not isinstance(store, LocalStore):
             raise ConfigError(f"{self.url} cannot rename: only local folders can")
         if self.exists(new):
             raise FileExistsError(f"{self.url}/{new} is there already")
-        os.rename(self._at(old), self._at(new))
+        store.rename(self._at(old), self._at(new))
         self.sync()
 
     def remove(self, path: str) -> None:
         """Delete a file, or a folder with all it holds; nothing there is no error."""
-        at = self._at(path)
-        self._fs.invalidate_cache(at)
-        if not self.is_local:
-            if self._fs.exists(at):
-                self._fs.rm(at, recursive=True)
-        elif os.path.isdir(at) and not os.path.islink(at):
-            shutil.rmtree(at)
-        elif os.path.lexists(at):
-            os.unlink(at)
+        self._store.remove(self._at(path))
+
+    @property
+    def _store(self) -> LocalStore | RemoteStore:
+        if self.is_local:
+            return LocalStore(Guard(self._retry, kind_on_disk, self._secrets, str))
+        return RemoteStore(self._fs, Guard(self._retry, kind_of, self._secrets, self._shown))
 
     def _children(self) -> dict[str, dict[str, Any]]:
-        # Other processes write here too, and fsspec keeps what it once listed.
-        self._fs.invalidate_cache(self._root)
         try:
-            listing = self._fs.ls(self._root or "/", detail=True)
+            return self._store.children(self._root)
         except (FileNotFoundError, NotADirectoryError):
             return {}
-        named = {info["name"].strip("/"): info for info in listing}
-        named.pop(self._root.strip("/"), None)  # a file lists itself
-        return {path.rpartition("/")[2]: info for path, info in named.items()}
+
+    def _shown(self, at: str) -> str:
+        return f"{self.url.removesuffix('/')}{at.removeprefix(self._root)}"
 
     def _at(self, path: str) -> str:
         parts = path.split("/")
@@ -166,33 +210,8 @@ class Folder:
             raise ConfigError(f"{path[:100]!r} is not a plain relative path; it could leave {self.url}")
         return f"{self._root}/{path}"
 
-    def _moved(self, root: str, url: str) -> "Folder":
+    def _moved(self, root: str, url: str, retry: Retry | None = None) -> "Folder":
         moved: Folder = object.__new__(type(self))
         moved.url, moved._fs, moved._root = url, self._fs, root
+        moved._retry, moved._secrets = retry or self._retry, self._secrets
         return moved
-
-
-def redacted(url: str) -> str:
-    """A URL without what may be secret in it: user and password, query."""
-    return _QUERY.sub("?***", _CREDENTIALS.sub("***@", url)) if "://" in url else url
-
-
-def _file_system(url: str, options: dict[str, Any]) -> tuple[Any, str]:
-    # Here, as importing the runner must not import what only a run needs.
-    from fsspec import available_protocols
-    from fsspec.core import url_to_fs
-
-    scheme = url.partition("://")[0]
-    try:
-        fs, root = url_to_fs(url, **options)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{redacted(url)}: {scheme}:// needs a package that is not installed ({error})"
-        ) from error
-    except ValueError as error:
-        if scheme in available_protocols():
-            raise ConfigError(f"{redacted(url)} cannot be opened: {error}") from error
-        raise ConfigError(
-            f"{redacted(url)}: no storage is called {scheme!r}; {nearest(scheme, available_protocols())}"
-        ) from error
-    return fs, str(root)

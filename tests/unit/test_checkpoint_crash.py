@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 
 from stratrun.checkpoint.discovery import committed_steps
-from stratrun.storage import Folder, filesystem
+from stratrun.storage import Folder, local
 from tests.checkpoints import checkpointer, own_state, same, shared_state
 
 # Each changes what is on disk. `open` and `write` are added below.
@@ -77,7 +77,7 @@ def inject(faults):
         faults.tick()
         return HalvedFile(builtins.open(path, mode), faults)
 
-    filesystem.open = opened
+    local.open = opened
 
 
 def in_child(work):

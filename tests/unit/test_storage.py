@@ -146,7 +146,7 @@ def test_a_failed_local_write_raises(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         return builtins.open("/dev/full", "wb")
 
-    monkeypatch.setattr("stratrun.storage.filesystem.open", full, raising=False)
+    monkeypatch.setattr("stratrun.storage.local.open", full, raising=False)
     with pytest.raises(OSError, match="No space left"):
         folder.write_bytes("a", b"1")
 

@@ -1,0 +1,88 @@
+"""One operation on a store, insisted on, whose failure becomes an error without secrets."""
+
+import errno
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from stratrun.errors import StorageError
+from stratrun.storage.retry import ANSWERS, Kind, Retry, answer, chain
+from stratrun.storage.urls import Secrets
+
+T = TypeVar("T")
+
+_NOT_ALLOWED = "this user may not; change the permissions or name another place"
+_ADVICE = {
+    errno.ENOSPC: "make room or name another place",
+    errno.EDQUOT: "the quota is used up; make room or name another place",
+    errno.EROFS: "it can only be read; name another place",
+    errno.EACCES: _NOT_ALLOWED,
+    errno.EPERM: _NOT_ALLOWED,
+}
+
+
+class Guard:
+    """Runs the operations of one store."""
+
+    def __init__(
+        self,
+        retry: Retry,
+        kind: Callable[[BaseException], Kind],
+        secrets: Secrets,
+        shown: Callable[[str], str],
+    ) -> None:
+        """`shown` makes a URL of a path in the store."""
+        self.retry = retry
+        self._kind = kind
+        self._secrets = secrets
+        self._shown = shown
+
+    def __call__(
+        self,
+        operation: str,
+        at: str,
+        work: Callable[[float], T],
+        since: Callable[[], float] | None = None,
+        once: bool = False,
+    ) -> T:
+        """The result of `work`, which is told how many seconds it has.
+
+        `operation` says in a word what it does. `since` tells when something last went forward: the
+        deadline counts from there. `once`: it must not be tried again.
+        """
+        kind = _never if once else self._kind
+        return self.retry.run(work, kind, lambda *what: self._report(operation, at, *what), since)
+
+    def _report(self, operation: str, at: str, error: Exception, tried: str) -> NoReturn:
+        url = self.url(at)
+        cause = self._presentable(error)
+        no_bucket = any(answer(link)[0] == "NoSuchBucket" for link in chain(error))
+        if isinstance(error, ANSWERS) and not no_bucket:
+            if cause is error:
+                raise error
+            raise next(kind for kind in ANSWERS if isinstance(error, kind))(f"{url}: {cause}") from cause
+        text = "there is no such bucket" if no_bucket else self._text(error)
+        number = error.errno if isinstance(error, OSError) else None
+        advice = f"; {_ADVICE[number]}" if number in _ADVICE else ""
+        raise StorageError(f"{operation} {url} failed: {text}{advice} ({tried})", number) from cause
+
+    def url(self, at: str) -> str:
+        return self._secrets.hidden(self._shown(at))
+
+    def _text(self, error: BaseException) -> str:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+            # Without the path, which the URL says already.
+            text = f"[{errno.errorcode.get(error.errno, error.errno)}] {error.strerror}"
+        else:
+            text = str(error)
+        name = "" if type(error) is OSError and text else f"{type(error).__name__}: "
+        return self._secrets.hidden(f"{name}{text}".removesuffix(": ").rstrip("."))
+
+    def _presentable(self, error: BaseException) -> BaseException:
+        """The error, or a stand-in when it or what caused it gives a secret away."""
+        if all(self._secrets.hidden(str(link)) == str(link) for link in chain(error)):
+            return error
+        return OSError(self._text(error))
+
+
+def _never(error: BaseException) -> Kind:
+    return Kind.FINAL
