@@ -1,6 +1,6 @@
 """The one object through which loops and hooks reach model, device and ranks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
@@ -15,6 +15,7 @@ from stratrun.engine.clipping import Clipping
 from stratrun.engine.contract import detached, losses_of
 from stratrun.engine.placed import Placed
 from stratrun.engine.updates import Updates
+from stratrun.engine.window import mean_of
 from stratrun.precision.base import Precision
 from stratrun.state import BatchInfo, TrainState
 from stratrun.strategies.base import Strategy
@@ -136,10 +137,7 @@ class Engine:
 
         Gradients that other losses left behind on its parameters are dropped first.
         """
-        for one in self._updates.chosen(optimizer):
-            one.zero_grad(set_to_none=True)
-        self.backward(loss)
-        return self.step(optimizer)
+        return self._updates.update(loss, self.batch.scale, optimizer)
 
     def close_window(self) -> None:
         """Update with what an unfinished accumulation window holds, the data having ended in it."""
@@ -208,13 +206,21 @@ class Engine:
         self._precision.load_state_dict(state["precision"])
 
     def own_state(self) -> dict[str, Any]:
-        """State of this process: its device's generator, and the open accumulation window."""
+        """State of this process: its device's generator, the open window, what the strategy keeps apart."""
         window = self._updates.open_window(self.state_module)
-        return {"rng": self._accelerator.rng_state(self._device), "window": window}
+        strategy = self._strategy.own_state(self._placed.wrapped)
+        return {"rng": self._accelerator.rng_state(self._device), "window": window, "strategy": strategy}
 
-    def load_own_state(self, state: dict[str, Any]) -> None:
-        self._accelerator.set_rng_state(self._device, state["rng"])
-        self._updates.reopen_window(self.state_module, state["window"])
+    def load_own_state(
+        self, state: Mapping[str, Any] | None, owns: Sequence[Mapping[str, Any] | None] = ()
+    ) -> None:
+        """Put back what `own_state` returned; `owns`: on all processes, where they were more or fewer."""
+        if state is not None:
+            self._accelerator.set_rng_state(self._device, state["rng"])
+            if not owns:
+                self._strategy.load_own_state(self._placed.wrapped, state.get("strategy", {}))
+        windows = [own["window"] for own in (owns or [state]) if own is not None]
+        self._updates.reopen_window(self.state_module, mean_of(windows))
 
     def _evaluate(self, batch: Any, mode: str) -> Any:
         if self.model.training:

@@ -1,6 +1,6 @@
 """From losses to parameters: the accumulation window, clipping, and the optimizers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from inspect import signature
 from typing import Any
 
@@ -28,14 +28,29 @@ class Updates:
         self._state = state
         self._window = Window()
         self._stepped = False
+        # Whether gradients may be at hand that belong to no window, and wait for an update all the same.
+        self._waiting = False
 
     def backward(self, outputs: dict[str, Any], divisor: int, scale: float) -> None:
         """Add a micro-batch to the window, and its gradients to those of the window."""
+        grown = self._window.grown(divisor)
+        if grown != 1.0:
+            multiply(_gradients(self._parameters()), grown)
         self._precision.backward(self._window.add(outputs, divisor, scale))
 
     def backward_alone(self, loss: Tensor, scale: float) -> None:
         """Add the gradients of a loss that belongs to no window."""
+        self._waiting = True
         self._precision.backward(loss if scale == 1.0 else loss * scale)
+
+    def update(self, loss: Tensor, scale: float, optimizer: str | None) -> Tensor | None:
+        """One update for one loss. Gradients that it leaves on others' parameters wait for nothing."""
+        for one in self.chosen(optimizer):
+            one.zero_grad(set_to_none=True)
+        waiting = self._waiting
+        self.backward_alone(loss, scale)
+        self._waiting = waiting
+        return self.step(optimizer)
 
     def step(self, optimizer: str | None = None) -> Tensor | None:
         """Clip, update and forget the gradients, by one optimizer or by all.
@@ -47,15 +62,16 @@ class Updates:
         for one in self.chosen(optimizer):
             norm = self._step_one(one, self._window.weight)
         self._window.clear()
+        self._waiting = self._waiting and optimizer is not None
         return norm
 
     def close_window(self) -> None:
         """Update with what an unfinished window holds."""
         if not self._window.batches:
             return
-        parameters = [p for one in self.optimizers.values() for p in _parameters(one)]
+        parameters = self._parameters()
         self._strategy.reduce_gradients(parameters)
-        multiply([p.grad for p in parameters if p.grad is not None], self._window.short_by())
+        multiply(_gradients(parameters), self._window.short_by())
         self.step()
         self.count()
 
@@ -82,19 +98,25 @@ class Updates:
 
     def open_window(self, module: nn.Module) -> dict[str, Any]:
         """The gradients at hand, by the names of `module`, and what they are made of; empty if none."""
-        if not self._window.batches:
+        if not self._window.batches and not self._waiting:
             return {}
         gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-        return {**self._window.state_dict(), "gradients": gradients}
+        if not self._window.batches and not gradients:
+            return {}
+        return {**self._window.state_dict(), "waiting": self._waiting, "gradients": gradients}
 
     def reopen_window(self, module: nn.Module, saved: Mapping[str, Any]) -> None:
-        """Put back what `open_window` returned."""
+        """Put back what `open_window` returned, or what `mean_of` made of it."""
         if not saved:
             return
+        self._waiting = saved.get("waiting", False)
         self._window.load_state_dict(dict(saved), next(module.parameters()).device)
         for name, parameter in module.named_parameters():
             gradient = saved["gradients"].get(name)
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for one in self.optimizers.values() for p in _parameters(one)]
 
     def _step_one(self, optimizer: Optimizer, weight: Tensor | None) -> Tensor | None:
         norm = None
@@ -102,9 +124,8 @@ class Updates:
             self._precision.unscale(optimizer)
             parameters = _parameters(optimizer)
             if weight is not None:
-                gradients = [p.grad for p in parameters if p.grad is not None]
                 # No sample anywhere leaves gradients of zero, which stay zero.
-                multiply(gradients, 1.0 / self._strategy.mean(weight).clamp_min(1e-12))
+                multiply(_gradients(parameters), 1.0 / self._strategy.mean(weight).clamp_min(1e-12))
             norm = self._clip(parameters)
         if self._stepped_by(optimizer):
             self._stepped = True
@@ -138,3 +159,7 @@ class Updates:
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    return [p.grad for p in parameters if p.grad is not None]

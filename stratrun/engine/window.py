@@ -1,6 +1,6 @@
 """The accumulation window: micro-batches whose gradients make one update."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,6 +55,15 @@ class Window:
         self._weight = amount if self._weight is None else self._weight + amount
         return loss * amount
 
+    def grown(self, divisor: int) -> float:
+        """What gradients at hand must be multiplied by when the window turns out to be of another length.
+
+        That happens where a run was broken off in it, and goes on with batches of another size.
+        """
+        if not self.batches or self._weight is not None:
+            return 1.0
+        return self._planned / divisor
+
     @property
     def weight(self) -> Tensor | None:
         """Weight of this process's losses so far; None when the steps give none."""
@@ -75,6 +84,30 @@ class Window:
         weight = state["weight"]
         self.batches, self._planned = state["batches"], state["planned"]
         self._weight = None if weight is None else weight.to(device)
+
+
+def mean_of(windows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The window with which each of any number of ranks goes on from those of `Updates.open_window`.
+
+    Gradients and weights count by their mean over the ranks, and the mean of equal ones is each of them.
+    """
+    held = [window for window in windows if window]
+    if not held:
+        return {}
+    parts = {name: [w["gradients"].get(name) for w in held] for w in held for name in w["gradients"]}
+    gradients = {name: _mean(part, len(windows)) for name, part in parts.items()}
+    weight = None if held[0]["weight"] is None else _mean([w["weight"] for w in held], len(windows))
+    return {**held[0], "weight": weight, "gradients": gradients}
+
+
+def _mean(values: Sequence[Tensor | None], count: int) -> Tensor:
+    """The mean of tensors of 16 bits is taken in 32. None, where a rank has no gradient, counts as zero."""
+    known = [value for value in values if value is not None]
+    dtype = torch.promote_types(known[0].dtype, torch.float32)
+    total = known[0].to(dtype, copy=True)
+    for value in known[1:]:
+        total += value
+    return (total / count).to(known[0].dtype)
 
 
 def multiply(gradients: Sequence[Tensor], factor: Tensor | float) -> None:

@@ -1,7 +1,7 @@
 """Where numbers go."""
 
 from stratrun.loggers.base import Logger
-from stratrun.loggers.buffer import RecordBuffer
+from stratrun.loggers.buffer import RecordBuffer, merged
 from stratrun.loggers.console import ConsoleLogger
 from stratrun.loggers.csv import CsvLogger
 from stratrun.loggers.folder import RunFolder
@@ -21,4 +21,5 @@ __all__ = [
     "RunFolder",
     "TensorBoardLogger",
     "check_loggers",
+    "merged",
 ]

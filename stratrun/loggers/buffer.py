@@ -1,7 +1,8 @@
 """Values of training steps, kept unread until somebody wants their mean."""
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,9 @@ from stratrun.loggers.unread import Taken, Unread, number_of
 
 Sums = dict[str, list[float]]
 """By name: the sum of value times weight, and the sum of weights."""
+
+
+_SUMS = ("window", "epoch")
 
 
 class Exchange(Protocol):
@@ -159,6 +163,33 @@ class RecordBuffer:
         if somebodys_news:
             return None
         return {name: totals[2 * i : 2 * i + 2] for i, name in enumerate(self._agreed)}
+
+
+def merged(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What `state_dict` returned on each rank as the state of one, on which the others begin with nothing.
+
+    What was `put` is that of the first: it is never exchanged.
+    """
+    series: dict[str, dict[str, Any]] = {}
+    for name in dict.fromkeys(name for state in states for name in state["series"]):
+        parts = [state["series"][name] for state in states if name in state["series"]]
+        series[name] = {
+            **{
+                key: [sum(numbers) for numbers in zip(*(part[key] for part in parts), strict=True)]
+                for key in _SUMS
+            },
+            "recent": _recent_of([part["recent"] for part in parts]),
+        }
+    return {"series": series, "latest": dict(states[0]["latest"])}
+
+
+def _recent_of(parts: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:
+    """The last values of several ranks as one for each iteration, the newest of which is the last of each."""
+    together = []
+    for pairs in zip_longest(*map(reversed, parts), fillvalue=(0.0, 0.0)):
+        total, weight = _sums_of((value, weight) for value, weight in pairs)
+        together.append([total / weight if weight else 0.0, weight])
+    return together[::-1]
 
 
 def _sums_of(recent: Iterable[tuple[float, float]]) -> list[float]:

@@ -11,7 +11,7 @@ from stratrun.engine import Engine
 from stratrun.errors import CheckpointError
 from stratrun.hooks import Hook
 from stratrun.hooks.dispatch import HookList
-from stratrun.loggers import RecordBuffer
+from stratrun.loggers import RecordBuffer, merged
 from stratrun.optim import Schedule
 from stratrun.seed import derive_seed, host_rng_state, seed_everything, set_host_rng_state
 from stratrun.state import TrainState
@@ -96,18 +96,31 @@ def restore_shared(runner: Savable, state: dict[str, Any]) -> None:
             hook.load_state_dict(state["hooks"][name])
 
 
-def restore_own(runner: Savable, state: dict[str, Any] | None, data: dict[str, Any]) -> None:
-    """Put back what `own_state` returned; None for a rank that the saved run did not have."""
+def restore_own(
+    runner: Savable, state: dict[str, Any] | None, data: dict[str, Any], owns: Sequence[dict[str, Any]] = ()
+) -> None:
+    """Put back what `own_state` returned.
+
+    Args:
+        state: None for a rank that the saved run did not have.
+        owns: That of all ranks of a run that had more or fewer than this one: what they have
+            in common, an open accumulation window and sums for means, is shared out anew.
+    """
     loader = None if state is None else state["loader"]
     if runner.train_dataloader is not None:
         own = {} if loader is None else {"loader": loader}
         runner.train_dataloader.load_state_dict({**data, **own})
+    engine = None if state is None else state["engine"]
+    runner.engine.load_own_state(engine, [own["engine"] for own in owns])
+    # A run that broke off in the middle of an iteration saves no values of steps.
+    saved: Sequence[dict[str, Any] | None] = owns or [state]
+    records = [own["records"] for own in saved if own is not None and "records" in own]
+    if records and (not owns or runner.rank == 0):
+        runner.records.load_state_dict(merged(records) if owns else records[0])
     if state is None:
         seed_everything(derive_seed(runner.seed, "rank", runner.rank, "iter", runner.state.iter))
-        return
-    runner.engine.load_own_state(state["engine"])
-    runner.records.load_state_dict(state["records"])
-    set_host_rng_state(state["rng"])
+    else:
+        set_host_rng_state(state["rng"])
 
 
 def _feed_state(runner: Savable) -> dict[str, Any]:

@@ -124,9 +124,10 @@ def _resume(runner: RunnerContext, ranks: Collectives, form: Form) -> str | None
     persistence.restore_shared(runner, loaded.shared)
     runner.checkpointer.claim(after=runner.iter)
     runner.call_hooks("after_load_checkpoint", checkpoint=loaded.shared)
-    persistence.restore_own(runner, loaded.own, loaded.shared["data"])
+    owns = getattr(loaded, "owns", [])
+    persistence.restore_own(runner, loaded.own, loaded.shared["data"], owns)
     told = f"resumed from {loaded.url} (epoch {runner.epoch}, iteration {runner.iter})"
     saved = loaded.meta["world_size"]
-    if saved != ranks.world_size and loaded.own is not None and loaded.own["engine"]["window"]:
-        told += f"; saved within an accumulation window on {saved} ranks: its update will not be exact"
+    if saved != ranks.world_size:
+        told += f"; saved at WORLD_SIZE={saved}, now {ranks.world_size}"
     return told

@@ -68,3 +68,11 @@ class Strategy(ABC):
         self, module: nn.Module, optimizers: Mapping[str, Optimizer], state: dict[str, Any]
     ) -> None:
         logical.load_state_dict(module, optimizers, state)
+
+    def own_state(self, wrapped: nn.Module) -> dict[str, Any]:
+        """What this rank alone has, and needs to go on exactly: tensors and plain values."""
+        return {}
+
+    def load_own_state(self, wrapped: nn.Module, state: Mapping[str, Any]) -> None:
+        """Take back what `own_state` returned, after the logical state and on as many ranks."""
+        return None

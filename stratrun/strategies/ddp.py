@@ -1,5 +1,5 @@
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, cast
 
@@ -26,9 +26,13 @@ class DDPStrategy(Strategy):
     Args:
         find_unused_parameters: Look for parameters that a backward pass did not reach, at the
             cost of one walk over the graph. By default only where the run has several optimizers,
-            each for its part of the model.
+            each for its part of the model, and in deterministic mode, where it keeps gradients in
+            the order that they are first exchanged in: otherwise torch sorts them anew after the
+            first step of a run, and of a resumed run, which then differs in the last digits
+            on more than two ranks.
         broadcast_buffers: Give all ranks the buffers of the main one before each forward pass. Without
-            it ranks keep their own, and a checkpoint holds those of the main one alone.
+            it ranks keep their own, which are saved for each, and those of the main one go to
+            all where another number of ranks goes on.
         static_graph, gradient_as_bucket_view, bucket_cap_mb: As in
             `torch.nn.parallel.DistributedDataParallel`.
     """
@@ -51,11 +55,17 @@ class DDPStrategy(Strategy):
         self._static_graph = static_graph
         self._bucket_view = gradient_as_bucket_view
         self._bucket_cap_mb = bucket_cap_mb
+        self._wrapped_before = False
 
     def wrap(self, module: nn.Module, device: torch.device, *, partial_backward: bool) -> nn.Module:
-        find_unused = partial_backward if self._find_unused is None else self._find_unused
+        find_unused = self._find_unused
+        if find_unused is None:
+            fixed_order = torch.are_deterministic_algorithms_enabled() and not self._static_graph
+            find_unused = partial_backward or fixed_order
         buffers: dict[str, Any] = {} if self._broadcast_buffers else {_SYNC_BUFFERS: False}
-        return DistributedDataParallel(
+        # Later versions of torch take those of the main rank at the start, whatever follows.
+        kept = [b.clone() for b in module.buffers()] if self._wrapped_before and buffers else []
+        wrapped = DistributedDataParallel(
             module,
             device_ids=[device.index] if device.type == "cuda" else None,
             find_unused_parameters=find_unused,
@@ -64,6 +74,10 @@ class DDPStrategy(Strategy):
             gradient_as_bucket_view=self._bucket_view,
             bucket_cap_mb=self._bucket_cap_mb,
         )
+        self._wrapped_before = True
+        for buffer, value in zip(module.buffers(), kept, strict=False):
+            buffer.copy_(value)
+        return wrapped
 
     def no_sync(self, wrapped: nn.Module) -> AbstractContextManager[Any]:
         return cast(DistributedDataParallel, wrapped).no_sync()
@@ -88,3 +102,34 @@ class DDPStrategy(Strategy):
         if self._broadcast_buffers:
             for buffer in module.buffers():
                 dist.broadcast(buffer, src=0)
+
+    def own_state(self, wrapped: nn.Module) -> dict[str, Any]:
+        # Buffers that the next forward pass takes from the main rank need not be kept, nor those of
+        # the main rank itself, which are part of the logical state. Within an accumulation window
+        # none are exchanged, whatever was asked for.
+        if not isinstance(wrapped, DistributedDataParallel):
+            return {}
+        exchanged = wrapped.require_forward_param_sync
+        if exchanged and self._broadcast_buffers:
+            return {}
+        buffers = {} if dist.get_rank() == 0 else _saved_buffers(wrapped.module)
+        return {"exchanged": exchanged, "buffers": buffers}
+
+    def load_own_state(self, wrapped: nn.Module, state: Mapping[str, Any]) -> None:
+        if not state or not isinstance(wrapped, DistributedDataParallel):
+            return
+        wrapped.require_forward_param_sync = state["exchanged"]
+        own = _saved_buffers(wrapped.module)
+        for name, value in state["buffers"].items():
+            if name in own:
+                own[name].copy_(value)
+
+
+def _saved_buffers(module: nn.Module) -> dict[str, Tensor]:
+    """The buffers that the user wants in a state dict."""
+    return {
+        f"{path}.{name}" if path else name: buffer
+        for path, part in module.named_modules()
+        for name, buffer in part.named_buffers(recurse=False)
+        if name not in part._non_persistent_buffers_set
+    }
