@@ -39,6 +39,18 @@ class Verbs(Protocol):
     def memory(self) -> dict[str, float]: ...
 
 
+class Rescue(Protocol):
+    """The last whole state of the run, to be saved when what comes after it is broken off."""
+
+    def note(self) -> None:
+        """Say that the state is whole: whatever moves with an iteration is done with the last one."""
+        ...
+
+    def save(self, error: BaseException, *, keep_last: int | None, protect: Collection[int]) -> str | None:
+        """Save what was noted last, if a resumed run can go on from it exactly; never raises."""
+        ...
+
+
 class RunContext(Protocol):
     """The run, seen from inside. `Runner` provides it; tests may fake it."""
 
@@ -87,6 +99,8 @@ class RunContext(Protocol):
     def has_validation(self) -> bool: ...
     @property
     def work_dir(self) -> str: ...
+    @property
+    def rescue(self) -> Rescue: ...
 
     def call_hooks(self, point: str, /, **details: Any) -> None:
         """Call `point` on every hook that has a method of that name; a loop may invent points."""

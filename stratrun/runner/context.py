@@ -23,6 +23,7 @@ from stratrun.runner.arguments import refuse_unknown
 from stratrun.runner.environment import parse_env
 from stratrun.runner.form import Form, Job, require
 from stratrun.runner.invocation import Invocation
+from stratrun.runner.rescue import Rescue
 from stratrun.state import TrainState
 
 
@@ -191,6 +192,10 @@ class RunnerContext:
         evaluator = build_evaluator(spec)
         evaluator.bind(self._started.ranks, self.engine.batch, self._started.device)
         return evaluator
+
+    @cached_property
+    def rescue(self) -> Rescue:
+        return Rescue(self, self._started.ranks)
 
     def save_checkpoint(self, *, keep_last: int | None = None, protect: Collection[int] = ()) -> str:
         """Save the whole run under its present iteration. Returns the checkpoint's URL."""

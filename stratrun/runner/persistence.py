@@ -9,7 +9,7 @@ import torch
 from stratrun.data import Feed
 from stratrun.engine import Engine
 from stratrun.errors import CheckpointError
-from stratrun.hooks import Hook
+from stratrun.hooks import CheckpointHook, Hook
 from stratrun.hooks.dispatch import HookList
 from stratrun.loggers import RecordBuffer, merged
 from stratrun.optim import Schedule
@@ -43,8 +43,12 @@ class Savable(Protocol):
 
 def shared_state(runner: Savable) -> dict[str, Any]:
     """State that is the same on every rank."""
+    return {**runner.engine.shared_state(), **beside_engine(runner)}
+
+
+def beside_engine(runner: Savable) -> dict[str, Any]:
+    """The small part of the shared state: what neither the model nor an optimizer holds."""
     return {
-        **runner.engine.shared_state(),
         "counters": runner.state.state_dict(),
         "schedules": [schedule.state_dict() for schedule in runner.schedules],
         "hooks": {name: hook.state_dict() for name, hook in _named(runner.hooks).items()},
@@ -53,23 +57,29 @@ def shared_state(runner: Savable) -> dict[str, Any]:
     }
 
 
-def own_state(runner: Savable) -> dict[str, Any]:
-    """State of this rank alone. The generators come last: reading other state might draw."""
+def own_state(runner: Savable, *, records: bool = True) -> dict[str, Any]:
+    """State of this rank alone. The generators come last: reading other state might draw.
+
+    Args:
+        records: Whether with the values of training steps, which are then read from the device.
+    """
     return {
         "engine": runner.engine.own_state(),
         "loader": _feed_state(runner).get("loader"),
-        "records": runner.records.state_dict(),
+        **({"records": runner.records.state_dict()} if records else {}),
         "rng": host_rng_state(),
     }
 
 
 def describe(runner: Savable) -> dict[str, Any]:
-    """Plain facts, for whoever looks into a checkpoint."""
+    """Plain facts, for whoever looks into a checkpoint, and for finding the best by name."""
+    hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
     return {
         "epoch": runner.state.epoch,
         "iter": runner.state.iter,
         "updates": runner.state.step,
         "metrics": dict(runner.metrics),
+        "best": {metric: found for hook in hooks for metric, found in hook.best.items()},
         "torch": torch.__version__.split("+")[0],
         "python": platform.python_version(),
         "reasons": list(runner.reasons),

@@ -45,8 +45,8 @@ def _best(runner: RunnerContext, last: str) -> dict[str, str]:
     """What was best of each metric that was watched, and the checkpoint that was saved then."""
     folder = last.rpartition("/")[0]
     hooks = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-    found = [item for hook in hooks for item in hook.best.items()]
-    return {f"{name}={value:.4g}": f"{folder}/{name_of(at)}" for name, (value, at) in found}
+    found = [(name, best[0]) for hook in hooks for name, best in hook.best.items() if best]
+    return {f"{name}={value:.4g}": f"{folder}/{name_of(int(at))}" for name, (value, at) in found}
 
 
 def _next(runner: RunnerContext, form: Form, checkpoint: str) -> str:

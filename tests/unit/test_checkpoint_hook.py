@@ -3,9 +3,11 @@ from dataclasses import dataclass, field
 import pytest
 
 from stratrun.errors import ConfigError
-from stratrun.hooks.checkpoint import CheckpointHook
+from stratrun.hooks.checkpoint import CheckpointHook, Saving
 from stratrun.hooks.dispatch import HookList
+from stratrun.hooks.ranking import rules_of
 from stratrun.registry import HOOKS
+from stratrun.state import TrainState
 
 
 @dataclass
@@ -17,10 +19,25 @@ class Run:
     training: bool = True
     metrics: dict = field(default_factory=dict)
     saves: list = field(default_factory=list)
+    state: TrainState = field(default_factory=TrainState)
+    max_epochs: int | None = None
+    max_iters: int | None = None
+    has_validation: bool = False
+    events: list = field(default_factory=list)
 
     def save_checkpoint(self, *, keep_last=None, protect=()):
         self.saves.append((self.iter, keep_last, set(protect)))
         return f"step-{self.iter:08d}"
+
+    @property
+    def rescue(self):
+        return self
+
+    def note(self):
+        self.events.append(("whole", self.iter))
+
+    def save(self, error, *, keep_last, protect):
+        self.events.append((error, keep_last, set(protect)))
 
     @property
     def saved_at(self):
@@ -31,8 +48,9 @@ class Run:
         return self.saves[-1][2]
 
 
-def train(hook, epochs=4, batches=3, results=()):
-    run = Run()
+def train(hook, epochs=4, batches=3, results=(), **options):
+    run = Run(**options)
+    hook.before_train(run)
     for epoch in range(epochs):
         for _ in range(batches):
             run.iter += 1
@@ -66,13 +84,13 @@ def test_the_best_is_saved_where_no_interval_saves_it_and_protected_from_then_on
     hook = CheckpointHook(interval=None, save_best="accuracy", save_last=False)
     run = train(hook, results=[{"accuracy": v} for v in (0.5, 0.9, 0.7, 0.8)])
     assert run.saves == [(3, 3, {3}), (6, 3, {6})]
-    assert hook.best == {"accuracy": (0.9, 6)}
+    assert hook.best == {"accuracy": [[0.9, 6]]}
 
 
 def test_less_is_better_for_a_loss():
     hook = CheckpointHook(interval=None, save_best="val/loss")
     train(hook, results=[{"val/loss": v} for v in (0.5, 0.9, 0.4, 0.8)])
-    assert hook.best == {"val/loss": (0.4, 9)}
+    assert hook.best == {"val/loss": [[0.4, 9]]}
 
 
 def test_of_equal_values_the_earlier_one_stays():
@@ -84,7 +102,7 @@ def test_what_is_not_a_number_is_never_the_best():
     hook = CheckpointHook(save_best="loss")
     nan, inf = float("nan"), float("inf")
     assert train(hook, results=[{"loss": v} for v in (nan, 0.9, -inf, nan)]).protected == {6}
-    assert hook.best == {"loss": (0.9, 6)}
+    assert hook.best == {"loss": [[0.9, 6]]}
 
 
 def test_several_best_of_several_metrics_are_protected():
@@ -92,10 +110,8 @@ def test_several_best_of_several_metrics_are_protected():
     accuracies, weird = (0.5, 0.9, 0.7, 0.1), (4, 3, 2, 5)
     run = train(hook, results=[{"accuracy": a, "weird": w} for a, w in zip(accuracies, weird, strict=True)])
     assert run.protected == {6, 9}
-    run = train(
-        CheckpointHook(save_best=["accuracy"], keep_best=9), results=[{"accuracy": a} for a in accuracies]
-    )
-    assert run.protected == {3, 6, 9, 12}
+    all_of_them = CheckpointHook(interval=None, save_best=["accuracy"], keep_best=9)
+    assert train(all_of_them, results=[{"accuracy": a} for a in accuracies]).protected == {3, 6, 9, 12}
 
 
 def test_state_survives_a_restart():
@@ -113,10 +129,11 @@ def test_state_survives_a_restart():
 
 
 def test_a_validation_that_is_repeated_after_a_restart_does_not_count_twice():
-    hook = CheckpointHook(save_best="accuracy", keep_best=2)
+    hook = CheckpointHook(interval=None, save_best="accuracy", keep_best=3)
     run = train(hook, epochs=2, results=[{"accuracy": 0.5}, {"accuracy": 0.9}])
     validate(hook, run, {"accuracy": 0.9})
-    assert run.protected == {3, 6}
+    assert hook.best == {"accuracy": [[0.9, 6], [0.5, 3]]}
+    assert run.saved_at == [3, 6]
 
 
 def test_a_metric_that_is_watched_anew_starts_anew():
@@ -124,7 +141,7 @@ def test_a_metric_that_is_watched_anew_starts_anew():
     train(hook, results=[{"accuracy": 0.5}])
     other = CheckpointHook(save_best="loss")
     other.load_state_dict(hook.state_dict())
-    assert other.best == {}
+    assert other.best == {"loss": []}
 
 
 def test_evaluation_outside_training_saves_nothing():
@@ -162,7 +179,7 @@ def test_a_metric_that_evaluation_does_not_give_is_named_with_the_nearest():
     ],
 )
 def test_the_rule_is_told_from_the_name(name, rule):
-    assert CheckpointHook(save_best=name)._rules == {name: rule}
+    assert rules_of(name, None) == {name: rule}
 
 
 @pytest.mark.parametrize("name", ["foo", "lossless", "accuracy_loss", ""])
@@ -182,11 +199,130 @@ def test_a_name_that_tells_no_rule_is_refused(name):
             "rule='min' of metric 'loss' is unknown; known: greater, less",
         ),
         ({"save_best": {"loss": "max"}}, "rule='max'"),
+        ({"keep_every": 0}, "keep_every=0 must be a whole number, at least 1; keep_every=None"),
+        ({"minutes": 0}, "minutes=0 must be a number above 0; minutes=None"),
+        ({"minutes": float("nan")}, "minutes=nan must be a number above 0"),
+        ({"minutes": True}, "minutes=True must be a number above 0"),
     ],
 )
 def test_wrong_options_are_refused_with_the_mend(options, message):
     with pytest.raises(ConfigError, match=message):
         CheckpointHook(**options)
+
+
+def test_every_so_many_th_interval_checkpoint_stays_for_good_also_over_a_restart():
+    hook = CheckpointHook(interval=2, by_epoch=False, keep_every=2, keep_last=1)
+    assert train(hook).saves[-1] == (12, 1, {4, 8, 12})
+    resumed = CheckpointHook(interval=2, by_epoch=False, keep_every=2, keep_last=1)
+    resumed.load_state_dict(hook.state_dict())
+    run = Run(iter=12)
+    for _ in range(4):
+        run.iter += 1
+        resumed.after_train_iter(run)
+    assert run.saves == [(14, 1, {4, 8, 12}), (16, 1, {4, 8, 12, 16})]
+
+
+def test_only_interval_checkpoints_are_counted():
+    hook = CheckpointHook(interval=2, keep_every=2, save_best="accuracy")
+    run = train(hook, results=[{"accuracy": v} for v in (0.1, 0.2, 0.3, 0.4)])
+    assert run.saved_at == [3, 6, 9, 12]
+    assert run.protected == {9, 12}, "the best so far, and the second of the interval"
+
+
+def test_a_run_that_is_stopped_early_is_saved_even_without_save_last():
+    for save_last in (True, False):
+        hook = CheckpointHook(interval=None, save_last=save_last)
+        assert train(hook, epochs=2, state=TrainState(should_stop=True)).saved_at == [6]
+    assert train(CheckpointHook(interval=None, save_last=False)).saved_at == []
+
+
+def test_at_the_very_end_the_interval_is_left_to_the_save_at_the_end():
+    for options in ({"interval": 1}, {"interval": 3, "by_epoch": False}):
+        saves = []
+        hook = CheckpointHook(**options)
+        run = Run(max_epochs=2, max_iters=6)
+        run.save_checkpoint = lambda run=run, saves=saves, **_: saves.append((run.iter, run.epoch))
+        hook.before_train(run)
+        for _ in range(6):
+            run.iter += 1
+            hook.after_train_iter(run)
+            if run.iter % 3 == 0:
+                run.epoch += 1
+                hook.after_train_epoch(run)
+        assert len(saves) == 1, "the last one is not saved before the training has ended"
+        hook.after_train(run)
+        assert saves[1:] == [(6, 2)]
+
+
+def test_what_the_last_validation_finds_is_in_the_last_checkpoint():
+    hook = CheckpointHook(save_best="accuracy")
+    bests = []
+    run = Run(max_epochs=2, has_validation=True)
+    run.save_checkpoint = lambda **_: bests.append((run.iter, hook.best["accuracy"]))
+    hook.before_train(run)
+    for _ in range(2):
+        run.iter, run.epoch = run.iter + 3, run.epoch + 1
+        hook.after_train_iter(run)
+        hook.after_train_epoch(run)
+        validate(hook, run, {"accuracy": run.iter / 10})
+    hook.after_train(run)
+    assert bests[-1] == (6, [[0.6, 6]])
+    assert [at for at, _ in bests].count(6) == 1
+
+
+def test_without_a_metric_to_wait_for_the_last_epoch_is_saved_before_its_validation():
+    hook, run = CheckpointHook(), Run(iter=3, epoch=1, max_epochs=1, has_validation=True)
+    hook.after_train_iter(run)
+    hook.after_train_epoch(run)
+    assert run.saved_at == [3]
+
+
+def test_the_run_is_noted_whole_only_where_exceptions_are_to_be_saved():
+    assert train(CheckpointHook()).events == []
+    run = train(CheckpointHook(on_exception=True), epochs=1, results=[{}])
+    assert run.events == [("whole", at) for at in (0, 1, 2, 3, 3, 3)]
+
+
+def test_a_validation_within_an_iteration_does_not_make_it_whole():
+    hook, run = CheckpointHook(on_exception=True, save_best="accuracy"), Run()
+    hook.before_train(run)
+    run.iter = 1
+    validate(hook, run, {"accuracy": 0.5})
+    assert run.events == [("whole", 0)]
+
+
+def test_an_exception_is_passed_on_where_that_was_asked_for():
+    error, run = KeyboardInterrupt(), Run()
+    CheckpointHook().on_exception(run, error)
+    assert run.events == []
+    hook = CheckpointHook(on_exception=True, keep_last=2)
+    hook.on_exception(run, error)
+    assert run.events == [(error, 2, set())]
+    hook.on_exception(Run(training=False, events=run.events), error)
+    assert len(run.events) == 1
+
+
+def test_a_save_that_was_left_to_the_end_is_made_up_when_the_last_validation_fails():
+    error = ValueError()
+    hook, run = CheckpointHook(save_best="accuracy"), Run(max_epochs=1, has_validation=True)
+    hook.before_train(run)
+    run.iter, run.epoch = 3, 1
+    hook.after_train_epoch(run)
+    assert run.saves == []
+    hook.on_exception(run, error)
+    assert run.events == [("whole", 3), (error, 3, set())]
+
+
+def test_the_arguments_are_those_of_its_settings_and_of_a_subclass_its_own():
+    with pytest.raises(ConfigError, match=r"takes no argument 'minute'; did you mean 'minutes'\?"):
+        HOOKS.check({"type": "CheckpointHook", "minute": 3})
+
+    class Own(CheckpointHook):
+        def __init__(self, where, **options):
+            super().__init__(**options)
+
+    HOOKS.check({"type": Own, "where": 1, "anything": 2})
+    assert CheckpointHook(2, False).saving == Saving(interval=2, by_epoch=False)
 
 
 def test_it_runs_behind_the_hooks_that_change_state():
