@@ -15,7 +15,7 @@ from stratrun.engine.clipping import Clipping
 from stratrun.engine.contract import detached, losses_of
 from stratrun.engine.placed import Placed
 from stratrun.engine.updates import Updates
-from stratrun.engine.window import mean_of
+from stratrun.engine.window import shared_out
 from stratrun.precision.base import Precision
 from stratrun.state import BatchInfo, TrainState
 from stratrun.strategies.base import Strategy
@@ -220,7 +220,8 @@ class Engine:
             if not owns:
                 self._strategy.load_own_state(self._placed.wrapped, state.get("strategy", {}))
         windows = [own["window"] for own in (owns or [state]) if own is not None]
-        self._updates.reopen_window(self.state_module, mean_of(windows))
+        ranks = self._collectives.world_size if owns else 1
+        self._updates.reopen_window(self.state_module, shared_out(windows, ranks))
 
     def _evaluate(self, batch: Any, mode: str) -> Any:
         if self.model.training:

@@ -106,7 +106,7 @@ class Updates:
         return {**self._window.state_dict(), "waiting": self._waiting, "gradients": gradients}
 
     def reopen_window(self, module: nn.Module, saved: Mapping[str, Any]) -> None:
-        """Put back what `open_window` returned, or what `mean_of` made of it."""
+        """Put back what `open_window` returned, or what `shared_out` made of it."""
         if not saved:
             return
         self._waiting = saved.get("waiting", False)

@@ -86,28 +86,31 @@ class Window:
         self._weight = None if weight is None else weight.to(device)
 
 
-def mean_of(windows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The window with which each of any number of ranks goes on from those of `Updates.open_window`.
+def shared_out(windows: Sequence[Mapping[str, Any]], ranks: int) -> dict[str, Any]:
+    """What each of `ranks` goes on with, given `Updates.open_window` of those that were there.
 
-    Gradients and weights count by their mean over the ranks, and the mean of equal ones is each of them.
+    Without weights what ranks have counts by its mean over them, which stays as it is when each has just
+    that. With weights it counts by its sum, beside which more ranks will each put less.
     """
     held = [window for window in windows if window]
     if not held:
         return {}
+    weighted = held[0]["weight"] is not None
+    divisor = ranks if weighted else len(windows)
     parts = {name: [w["gradients"].get(name) for w in held] for w in held for name in w["gradients"]}
-    gradients = {name: _mean(part, len(windows)) for name, part in parts.items()}
-    weight = None if held[0]["weight"] is None else _mean([w["weight"] for w in held], len(windows))
+    gradients = {name: _shared(part, divisor) for name, part in parts.items()}
+    weight = _shared([w["weight"] for w in held], divisor) if weighted else None
     return {**held[0], "weight": weight, "gradients": gradients}
 
 
-def _mean(values: Sequence[Tensor | None], count: int) -> Tensor:
-    """The mean of tensors of 16 bits is taken in 32. None, where a rank has no gradient, counts as zero."""
+def _shared(values: Sequence[Tensor | None], divisor: int) -> Tensor:
+    """A share of the sum, which is taken in 32 bits at least. None, of a rank without a gradient, is zero."""
     known = [value for value in values if value is not None]
     dtype = torch.promote_types(known[0].dtype, torch.float32)
     total = known[0].to(dtype, copy=True)
     for value in known[1:]:
         total += value
-    return (total / count).to(known[0].dtype)
+    return (total / divisor).to(known[0].dtype)
 
 
 def multiply(gradients: Sequence[Tensor], factor: Tensor | float) -> None:

@@ -180,7 +180,7 @@ def merged(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             },
             "recent": _recent_of([part["recent"] for part in parts]),
         }
-    return {"series": series, "latest": dict(states[0]["latest"])}
+    return {"series": series, "latest": dict(states[0]["latest"]) if states else {}}
 
 
 def _recent_of(parts: Sequence[Sequence[Sequence[float]]]) -> list[list[float]]:

@@ -123,10 +123,10 @@ def restore_own(
     engine = None if state is None else state["engine"]
     runner.engine.load_own_state(engine, [own["engine"] for own in owns])
     # A run that broke off in the middle of an iteration saves no values of steps.
-    saved: Sequence[dict[str, Any] | None] = owns or [state]
-    records = [own["records"] for own in saved if own is not None and "records" in own]
-    if records and (not owns or runner.rank == 0):
-        runner.records.load_state_dict(merged(records) if owns else records[0])
+    if owns and runner.rank == 0:
+        runner.records.load_state_dict(merged([own["records"] for own in owns if "records" in own]))
+    elif not owns and state is not None and "records" in state:
+        runner.records.load_state_dict(state["records"])
     if state is None:
         seed_everything(derive_seed(runner.seed, "rank", runner.rank, "iter", runner.state.iter))
     else:
