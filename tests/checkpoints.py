@@ -1,5 +1,7 @@
 """Small states to save, and how to compare what comes back."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -30,6 +32,31 @@ def shared_state(step: int) -> dict[str, Any]:
 
 def own_state(step: int, rank: int = 0) -> dict[str, Any]:
     return {"rng": {"python": [3, [step, rank], None], "torch": torch.arange(9) * step + rank}, "rank": rank}
+
+
+@contextmanager
+def full_disk(point: str) -> Iterator[None]:
+    """No space for files whose names start with `point`."""
+    opened, written = Folder.open, Folder.write_blocks
+
+    def refuse(path: str) -> None:
+        if path.startswith(point):
+            raise OSError(28, "No space left on device", path)
+
+    def opening(self: Folder, path: str, mode: Any = "rb") -> Any:
+        if mode == "wb":
+            refuse(path)
+        return opened(self, path, mode)
+
+    def writing(self: Folder, path: str, blocks: Any) -> None:
+        refuse(path)
+        written(self, path, blocks)
+
+    Folder.open, Folder.write_blocks = opening, writing  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Folder.open, Folder.write_blocks = opened, written  # type: ignore[method-assign]
 
 
 def same(one: Any, other: Any) -> bool:

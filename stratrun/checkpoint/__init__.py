@@ -7,13 +7,23 @@ if TYPE_CHECKING:
     from stratrun.checkpoint.checkpointer import Checkpointer
     from stratrun.checkpoint.discovery import look_into
     from stratrun.checkpoint.export import export_weights
-    from stratrun.checkpoint.reader import Loaded, StoredCheckpoint
+    from stratrun.checkpoint.reader import Loaded, StoredCheckpoint, Verified
+    from stratrun.checkpoint.staging import Staging
+    from stratrun.checkpoint.storage_reader import ShardReader
+    from stratrun.checkpoint.storage_writer import ShardWriter, SnapshotPlanner
     from stratrun.checkpoint.weights import missing, read_weights
+    from stratrun.checkpoint.writer import Attempt
 
 _HOMES = {
+    "Attempt": "writer",
     "Checkpointer": "checkpointer",
     "Loaded": "reader",
+    "ShardReader": "storage_reader",
+    "ShardWriter": "storage_writer",
+    "SnapshotPlanner": "storage_writer",
+    "Staging": "staging",
     "StoredCheckpoint": "reader",
+    "Verified": "reader",
     "export_weights": "export",
     "look_into": "discovery",
     "missing": "weights",
@@ -21,9 +31,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Attempt",
     "Checkpointer",
     "Loaded",
+    "ShardReader",
+    "ShardWriter",
+    "SnapshotPlanner",
+    "Staging",
     "StoredCheckpoint",
+    "Verified",
     "export_weights",
     "look_into",
     "missing",

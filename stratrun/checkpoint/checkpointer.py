@@ -14,7 +14,7 @@ from stratrun.checkpoint.loading import load_exactly, load_newest
 from stratrun.checkpoint.reader import Loaded, StoredCheckpoint, damage
 from stratrun.checkpoint.retention import superfluous
 from stratrun.checkpoint.tree import flatten
-from stratrun.checkpoint.writer import Attempt, Part, discard, leftovers, new_token
+from stratrun.checkpoint.writer import Attempt, discard, leftovers, new_token
 from stratrun.distributed.collectives import Collectives
 from stratrun.errors import CheckpointError, ConfigError, StratrunError
 from stratrun.storage import Folder
@@ -66,9 +66,9 @@ class Checkpointer:
             return url
         attempt = Attempt(self.folder, step, self.run_id, token)
         try:
-            part, rest = together(self._ranks, what, lambda: self._write(attempt, shared, own, meta))
+            part, state = together(self._ranks, what, lambda: self._write(attempt, shared, own, meta))
             parts = self._ranks.gather_to_main(part)
-            together(self._ranks, what, lambda: None if parts is None else attempt.commit(parts, *rest))
+            together(self._ranks, what, lambda: None if parts is None else _commit(attempt, parts, state))
         except Exception:
             self._clean_up(attempt)
             raise
@@ -132,7 +132,7 @@ class Checkpointer:
         """Make room for a step. None when it is there already, intact and of this run."""
         name = layout.name_of(step)
         self.folder.make()
-        for old in leftovers(self.folder.names(), self.run_id):
+        for old in leftovers(self.folder, self.run_id):
             self.folder.remove(old)
         if not self.folder.exists(name):
             return new_token()
@@ -156,10 +156,10 @@ class Checkpointer:
             return False
         return True
 
-    def _write(self, attempt: Attempt, shared: Any, own: Any, meta: Any) -> tuple[Part, tuple[Any, Any]]:
+    def _write(self, attempt: Attempt, shared: Any, own: Any, meta: Any) -> tuple[Any, Any]:
         rank, world_size = self._ranks.rank, self._ranks.world_size
         skeleton, tensors = flatten(own, prefix=f"rank-{rank:05d}/")
-        rest: tuple[Any, Any] = (None, None)
+        state: Any = None
         if self._ranks.is_main:
             common, shared_tensors = flatten(shared)
             described, unexpected = flatten(meta or {})
@@ -168,8 +168,12 @@ class Checkpointer:
             clash = [name for name in shared_tensors if name.startswith("rank-")]
             if clash:
                 raise CheckpointError(f"no shared state may be called {clash[0].partition('/')[0]!r}")
-            tensors, rest = {**shared_tensors, **tensors}, (common, described)
-        return attempt.write(rank, world_size, tensors, skeleton), rest
+            tensors, state = {**shared_tensors, **tensors}, {"shared": common, "meta": described}
+        from stratrun.checkpoint.storage_writer import SnapshotPlanner
+
+        writer, planner = attempt.writer(rank, world_size, skeleton), SnapshotPlanner(tensors)
+        plan = writer.prepare_local_plan(planner.create_local_plan())
+        return (plan, writer.write_data(plan, planner).wait(), skeleton), state
 
     def _clean_up(self, attempt: Attempt) -> None:
         if self._ranks.is_main:
@@ -200,3 +204,11 @@ class Checkpointer:
             except (StratrunError, FileNotFoundError):
                 self._owners[step] = None
         return self._owners[step]
+
+
+def _commit(attempt: Attempt, parts: list[Any], state: Any) -> None:
+    from stratrun.checkpoint.storage_writer import SnapshotPlanner
+
+    _, metadata = SnapshotPlanner({}).create_global_plan([plan for plan, _, _ in parts])
+    owns = [own for _, _, own in parts]
+    attempt.commit(metadata, [results for _, results, _ in parts], {**state, "ranks": owns})

@@ -1,36 +1,68 @@
 """What a checkpoint folder holds.
 
     step-00000012/
-      shard-00000-of-00002.safetensors   tensors, one file for each rank that has any
-      index.json                         which tensor lies where, with a checksum of each
+      shard-00000-of-00002.safetensors   tensors, one file or several of each rank that has any
+      index.json                         what part of which tensor lies where, with checksums of it
       state.json                         everything that is not a tensor
       manifest.json                      every file above with its size and digest
       COMMITTED                          written last: the digest of the manifest
 
-Each digest is itself covered by the next, up to the marker, whose bytes follow from the manifest.
+Each digest is itself covered by the next, up to the marker, whose bytes follow from the manifest. That of
+a shard is taken over its header and the checksums of its blocks, which the index has: so hashing costs no
+more than the checksums, and any block can be verified without the rest of its file.
+
+On stores without rename the names of shards also tell which attempt of which run wrote them: a writer that
+was given up and comes late cannot touch those of another.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from stratrun.checkpoint.shards import Digest
 from stratrun.errors import CheckpointCorruptedError, CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 INDEX = "index.json"
 STATE = "state.json"
 MANIFEST = "manifest.json"
 COMMITTED = "COMMITTED"
+OF_SHARDS = "sha256_of_header_and_block_crc32s"
 # More than any run writes, less than would fill a machine's memory.
 MANIFEST_LIMIT = 64 << 20
 JSON_LIMIT = 1 << 30
 
 _STEP = re.compile(r"step-(\d{8,18})")
-_FILE = re.compile(r"shard-\d{5,}-of-\d{5,}\.safetensors|index\.json|state\.json")
+# The attempt that wrote a shard is named by the run and a token, on stores without rename.
+_ATTEMPT = r"(?:\.(?P<run_id>[A-Za-z0-9_-]{1,64})\.(?P<token>[0-9a-zA-Z]{1,32}))?"
+_SHARD = re.compile(rf"shard-\d{{5,9}}-of-\d{{5,9}}(?:-part-\d)?{_ATTEMPT}\.safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What a file must turn out to be."""
+
+    size: int
+    value: str
+    method: str = "sha256"
+
+    def to_fields(self) -> dict[str, Any]:
+        return {"size": self.size, self.method: self.value}
+
+    @classmethod
+    def parse(cls, file: str, fields: Any) -> "Digest":
+        """Read untrusted JSON.
+
+        Raises:
+            CheckpointCorruptedError: it is no digest of the kind that such a file has.
+        """
+        method = OF_SHARDS if is_shard(file) else "sha256"
+        sound = isinstance(fields, dict) and fields.keys() == {"size", method}
+        if not sound or type(fields["size"]) is not int or type(fields[method]) is not str:
+            raise CheckpointCorruptedError(f"{MANIFEST} is incomplete: it has no size and {method} of {file}")
+        return cls(fields["size"], fields[method], method)
 
 
 def name_of(step: int) -> str:
@@ -42,8 +74,20 @@ def step_of(name: str) -> int | None:
     return int(match[1]) if match and name_of(int(match[1])) == name else None
 
 
-def shard_name(rank: int, world_size: int) -> str:
-    return f"shard-{rank:05d}-of-{world_size:05d}.safetensors"
+def shard_name(rank: int, world_size: int, part: int = 0, attempt: str = "") -> str:
+    """The file of one rank; `part` counts from 1 where it has several."""
+    several = f"-part-{part}" if part else ""
+    return f"shard-{rank:05d}-of-{world_size:05d}{several}{attempt and '.'}{attempt}.safetensors"
+
+
+def is_shard(file: str) -> bool:
+    return _SHARD.fullmatch(file) is not None
+
+
+def run_of_shard(file: str) -> str | None:
+    """The run that wrote a shard, if its name tells."""
+    match = _SHARD.fullmatch(file)
+    return match["run_id"] if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +100,13 @@ class Manifest:
     files: Mapping[str, Digest]
 
     def to_bytes(self) -> bytes:
-        fields = {**asdict(self), "format": FORMAT, "files": {n: asdict(d) for n, d in self.files.items()}}
+        fields = {
+            "format": FORMAT,
+            "step": self.step,
+            "run_id": self.run_id,
+            "world_size": self.world_size,
+            "files": {name: digest.to_fields() for name, digest in self.files.items()},
+        }
         return json.dumps(fields, indent=1, sort_keys=True).encode("ascii")
 
     @classmethod
@@ -74,18 +124,26 @@ class Manifest:
                 raise CheckpointError(
                     f"{MANIFEST} has format {version!r}; this version of stratrun reads {FORMAT}"
                 )
-            files = {name: Digest(**digest) for name, digest in fields.pop("files").items()}
+            files = dict(fields.pop("files"))
             made = cls(files=files, **fields)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointCorruptedError(f"{MANIFEST} is not one: {error!r}") from error
-        strange = [name for name in files if not _FILE.fullmatch(name)]
-        if strange:
-            raise CheckpointCorruptedError(f"{MANIFEST} names {strange[0][:100]!r}, which no checkpoint has")
+        _check_names(files)
         kinds = (type(made.step), type(made.run_id), type(made.world_size))
-        sound = all(type(d.size) is int and type(d.sha256) is str for d in files.values())
-        if kinds != (int, str, int) or not sound or not {INDEX, STATE} <= files.keys():
+        if kinds != (int, str, int) or not {INDEX, STATE} <= files.keys():
             raise CheckpointCorruptedError(f"{MANIFEST} is incomplete")
+        files.update({name: Digest.parse(name, fields) for name, fields in files.items()})
         return made
+
+
+def _check_names(files: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in files:
+        if not is_shard(name) and name not in (INDEX, STATE):
+            raise CheckpointCorruptedError(f"{MANIFEST} names {name[:100]!r}, which no checkpoint has")
+        if name.casefold() in seen:
+            raise CheckpointCorruptedError(f"{MANIFEST} names {name!r} twice, but for the case of letters")
+        seen.add(name.casefold())
 
 
 def marker(manifest: bytes) -> bytes:

@@ -50,7 +50,7 @@ def _read(ranks: Collectives, folder: Folder) -> Loaded | str:
 
     def attempt() -> Loaded | str:
         try:
-            return StoredCheckpoint(folder).read(ranks.rank)
+            return StoredCheckpoint(folder).read(ranks.rank, ranks.world_size)
         except Exception as error:
             reason = damage(error)
             if reason is None:

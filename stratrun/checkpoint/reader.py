@@ -3,16 +3,22 @@
 import errno
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from stratrun.checkpoint import layout
-from stratrun.checkpoint.layout import Manifest
-from stratrun.checkpoint.shards import Slice, read_shard
-from stratrun.checkpoint.tree import tensor_names, unflatten
+from stratrun.checkpoint.index import Index
+from stratrun.checkpoint.opening import open_manifest, read_json
+from stratrun.checkpoint.shards import dtype_name
+from stratrun.checkpoint.tree import entries_of, tensor_names, unflatten
 from stratrun.errors import CheckpointCorruptedError, CheckpointError, ConfigError
 from stratrun.storage import Folder
+
+if TYPE_CHECKING:  # a second of imports, for what only reading tensors needs
+    from stratrun.checkpoint.storage_reader import ShardReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +34,17 @@ class Loaded:
     url: str
     passed_over: dict[int, str] = field(default_factory=dict)
     """Newer checkpoints that are damaged: the reason by step."""
+    owns: list[Any] = field(default_factory=list)
+    """State of each saving rank, where another number of ranks saved than now loads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """How much of a checkpoint was read and found as it was written."""
+
+    files: int
+    tensors: int
+    nbytes: int
 
 
 class StoredCheckpoint:
@@ -42,76 +59,142 @@ class StoredCheckpoint:
             CheckpointCorruptedError: marker, manifest or the list of files are not as written.
         """
         self.folder = folder
-        self.manifest = _open(folder)
+        self.manifest = open_manifest(folder)
 
     @property
     def step(self) -> int:
         return self.manifest.step
 
-    def read(self, rank: int) -> Loaded:
+    def read(
+        self, rank: int = 0, world_size: int = 1, template: Mapping[str, Tensor] | None = None
+    ) -> Loaded:
         """All that this rank needs: the shared state and its own.
+
+        Args:
+            rank: Which of the ranks that now load this is.
+            world_size: How many those are.
+            template: Tensors by the names of `describe`, spread over ranks or on any device, to be
+                filled and to occur in the state in place of new ones in host memory.
 
         Raises:
             CheckpointCorruptedError: some of it is not as written.
+            CheckpointError: a tensor of the template has another shape.
             OSError: it could not be fetched.
         """
-        state, index = self._json(layout.STATE), self._index()
-        try:
-            shared, owns, meta = state["shared"], state["ranks"], dict(unflatten(state["meta"], {}))
-            own = owns[rank] if rank < len(owns) else None
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise CheckpointCorruptedError(f"{layout.STATE} is incomplete: {error!r}") from error
-        tensors = self._tensors(index, tensor_names([shared, own]), whole=True)
-        meta |= {"step": self.step, "run_id": self.manifest.run_id, "world_size": self.manifest.world_size}
-        return Loaded(unflatten(shared, tensors), unflatten(own, tensors), meta, self.folder.url)
+        state = self._state
+        shared, owns = state["shared"], state["ranks"]
+        own = owns[rank] if rank < len(owns) else None
+        every = owns if world_size != self.manifest.world_size else []
+        tensors = self.read_tensors(tensor_names([shared, own, every]), template)
+        own = unflatten(own, tensors)
+        return Loaded(
+            unflatten(shared, tensors),
+            own,
+            self.meta,
+            self.folder.url,
+            owns=[unflatten(one, tensors) for one in every],
+        )
 
-    def read_part(self, key: str) -> Any:
-        """One entry of the shared state, fetching nothing else.
+    def read_part(self, *path: str) -> Any:
+        """One entry of the shared state, or one of an entry, fetching nothing else.
 
         Raises:
             CheckpointError: there is no such entry; names those that there are.
         """
-        shared, index = self._json(layout.STATE).get("shared"), self._index()
-        if not isinstance(shared, dict) or key not in shared:
-            known = ", ".join(shared) if isinstance(shared, dict) else "nothing"
-            raise CheckpointError(f"{self.folder} has no {key!r}; it holds {known}")
-        return unflatten(shared[key], self._tensors(index, tensor_names(shared[key]), whole=False))
+        part = self._state["shared"]
+        for depth, key in enumerate(path):
+            entries = entries_of(part)
+            if key not in entries:
+                known = ", ".join(entries) or "nothing"
+                where = f" in {'.'.join(path[:depth])}" if depth else ""
+                raise CheckpointError(f"{self.folder} has no {key!r}{where}; it holds {known}")
+            part = entries[key]
+        return unflatten(part, self.read_tensors(tensor_names(part)))
 
-    def verify(self) -> None:
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What was given as `meta`, with `step`, `run_id` and `world_size` of the saving run."""
+        own = {"step": self.step, "run_id": self.manifest.run_id, "world_size": self.manifest.world_size}
+        return dict(unflatten(self._state["meta"], {})) | own
+
+    def describe(self) -> dict[str, Any]:
+        """What is in it, as plain values: ``tensors`` by name, ``entries`` of the shared state, ``meta``."""
+        tensors = {
+            name: {"dtype": dtype_name(entry.dtype), "shape": list(entry.shape), "bytes": entry.nbytes}
+            for name, entry in self.index.tensors.items()
+        }
+        return {"tensors": tensors, "entries": list(entries_of(self._state["shared"])), "meta": self.meta}
+
+    def verify(self) -> Verified:
         """Read all files of all ranks.
 
         Raises:
             CheckpointCorruptedError: some byte is not as written.
         """
-        self._json(layout.STATE)
-        self._index()
-        for file, digest in self.manifest.files.items():
-            if file not in (layout.INDEX, layout.STATE):
-                read_shard(self.folder, file, {}, digest)
+        state, shards = self._state, self._shards
+        nbytes = shards.verify()
+        missing = tensor_names([state["shared"], state["ranks"]]) - self.index.tensors.keys()
+        if missing:
+            raise CheckpointCorruptedError(f"{layout.INDEX} lacks {min(missing)!r}")
+        nbytes += sum(self.manifest.files[file].size for file in (layout.INDEX, layout.STATE))
+        return Verified(len(self.manifest.files), len(self.index.tensors), nbytes)
 
-    def _json(self, file: str) -> dict[str, Any]:
-        data = self.folder.read_bytes(file, limit=layout.JSON_LIMIT)
-        if layout.digest_of(data) != self.manifest.files[file]:
-            raise CheckpointCorruptedError(f"{file} is damaged: its digest does not match")
-        return layout.parse_json(data, file)
+    @property
+    def skeleton(self) -> Any:
+        """The shared state with names in the place of its tensors; see `tree.unflatten`."""
+        return self._state["shared"]
 
-    def _index(self) -> dict[str, Slice]:
-        try:
-            index = {n: Slice.parse(fields) for n, fields in self._json(layout.INDEX)["tensors"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointCorruptedError(f"{layout.INDEX} is not one: {error!r}") from error
-        for name, place in index.items():
-            if place.file not in self.manifest.files or place.stop > self.manifest.files[place.file].size:
-                raise CheckpointCorruptedError(f"{layout.INDEX} places {name!r} outside the files")
-        return index
+    @cached_property
+    def index(self) -> Index:
+        """Where each tensor lies."""
+        return Index.parse(read_json(self.folder, layout.INDEX, self.manifest), self.manifest.files)
 
-    def _tensors(self, index: Mapping[str, Slice], names: Iterable[str], *, whole: bool) -> dict[str, Tensor]:
-        wanted = {name: index[name] for name in names if name in index}
-        tensors: dict[str, Tensor] = {}
-        for file in sorted({place.file for place in wanted.values()}):
-            digest = self.manifest.files[file] if whole else None
-            tensors |= read_shard(self.folder, file, _lying_in(wanted, file), digest)
+    def read_tensors(
+        self, names: Iterable[str], template: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Those of the named tensors that are there, fetching nothing else.
+
+        Args:
+            names: As in `index` and in `skeleton`.
+            template: See `read`.
+
+        Raises:
+            CheckpointCorruptedError: some of it is not as written.
+        """
+        from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+
+        metadata = self._shards.read_metadata()
+        stored: dict[str, Any] = metadata.state_dict_metadata
+        template = template or {}
+        tensors = {
+            name: template[name] if name in template else _empty(name, stored[name])
+            for name in sorted(names)
+            if name in stored
+        }
+        for name, tensor in tensors.items():
+            if tensor.shape != stored[name].size:
+                raise CheckpointError(
+                    f"{name!r} is of shape {list(stored[name].size)} in {self.folder}, and "
+                    f"{list(tensor.shape)} is to be filled from it"
+                )
+        planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
+        planner.set_up_planner(dict(tensors), metadata)
+        self._shards.read_data(planner.create_local_plan(), planner).wait()
         return tensors
+
+    @cached_property
+    def _state(self) -> dict[str, Any]:
+        state = read_json(self.folder, layout.STATE, self.manifest)
+        kinds = (type(state.get("ranks")), type(state.get("meta")), "shared" in state)
+        if kinds != (list, dict, True):
+            raise CheckpointCorruptedError(f"{layout.STATE} is incomplete")
+        return state
+
+    @cached_property
+    def _shards(self) -> "ShardReader":
+        from stratrun.checkpoint.storage_reader import ShardReader
+
+        return ShardReader(self.folder, self.manifest, self.index)
 
 
 def damage(error: Exception) -> str | None:
@@ -131,24 +214,8 @@ def damage(error: Exception) -> str | None:
     return None
 
 
-def _open(folder: Folder) -> Manifest:
-    sizes = folder.sizes()
-    for file in (layout.COMMITTED, layout.MANIFEST):
-        if file not in sizes:
-            raise CheckpointCorruptedError(f"{file} is missing")
-    data = folder.read_bytes(layout.MANIFEST, limit=layout.MANIFEST_LIMIT)
-    mark = layout.marker(data)
-    if folder.read_bytes(layout.COMMITTED, limit=len(mark)) != mark:
-        raise CheckpointCorruptedError(f"{layout.COMMITTED} and {layout.MANIFEST} do not belong together")
-    manifest = Manifest.parse(data)
-    if layout.step_of(folder.name) not in (manifest.step, None):
-        raise CheckpointCorruptedError(f"{folder.name} holds step {manifest.step}")
-    for file, digest in manifest.files.items():
-        if sizes.get(file) != digest.size:
-            found = f"has {sizes[file]} bytes, not {digest.size}" if file in sizes else "is missing"
-            raise CheckpointCorruptedError(f"{file} {found}")
-    return manifest
-
-
-def _lying_in(index: Mapping[str, Slice], file: str) -> dict[str, Slice]:
-    return {name: place for name, place in index.items() if place.file == file}
+def _empty(name: str, stored: Any) -> Tensor:
+    try:
+        return torch.empty(stored.size, dtype=stored.properties.dtype)
+    except (RuntimeError, TypeError, OverflowError) as error:  # no bytes, but sizes beyond all bounds
+        raise CheckpointCorruptedError(f"{name!r} has a shape that no tensor has: {stored.size}") from error

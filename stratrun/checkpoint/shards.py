@@ -1,26 +1,29 @@
-"""Tensors in safetensors files: written and read in one pass, each byte checked on its way.
+"""Tensors into safetensors files, at the speed of the disk.
 
-The seam to what is to come: a sharded strategy's tensors go through here too, only that it
-decides what lies in which file. Reading follows the index of the checkpoint, never the file's own
-header, so the parts that are wanted can be fetched and checked alone.
+A file is put together in a few page-aligned buffers that are used over and over: one is written while the
+next is filled and its checksums are taken, so large direct writes never wait for Python.
 """
 
 import ctypes
 import hashlib
 import json
-import math
+import mmap
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from stratrun.errors import CheckpointCorruptedError, CheckpointError
+from stratrun.checkpoint import index, layout
+from stratrun.checkpoint.index import Slice
+from stratrun.checkpoint.layout import Digest
+from stratrun.errors import CheckpointError
 from stratrun.storage import Folder
 
-_DTYPES: dict[torch.dtype, str] = {
+_CODES: dict[torch.dtype, str] = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -40,175 +43,212 @@ _DTYPES: dict[torch.dtype, str] = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_BY_CODE = {code: dtype for dtype, code in _DTYPES.items()}
-# Digests are taken of a chunk while it is still in the processor's cache.
-_CHUNK = 1 << 20
+DTYPES = {code: dtype for dtype, code in _CODES.items()}
+PAGE = mmap.PAGESIZE
+_BUFFER = 8 << 20
+# Copied and summed at once: in the processor's cache still, and the interpreter is asked for seldom.
+_CHUNK = 4 << 20
 _ALIGNMENT = 64
+# One thread keeps up with a disk until there is this much to write; a handful saturates any.
+_PER_FILE = 256 << 20
+_MOST_FILES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Digest:
-    """What a file must turn out to be."""
+class Piece:
+    """A box of a tensor that is to be written."""
 
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Where the bytes of a tensor lie, and what they must turn out to be."""
-
-    file: str
-    dtype: str
+    name: str
+    offsets: tuple[int, ...]
     shape: tuple[int, ...]
-    start: int
-    stop: int
-    crc32: int
+    dtype: torch.dtype
+    data: Callable[[], Tensor]
 
-    @classmethod
-    def parse(cls, fields: Mapping[str, Any]) -> "Slice":
-        """Build from JSON, trusting none of it.
-
-        Raises:
-            ValueError, TypeError, KeyError: it does not describe a tensor.
-        """
-        numbers = [fields["start"], fields["stop"], fields["crc32"], *fields["shape"]]
-        if any(type(number) is not int or number < 0 for number in numbers):
-            raise ValueError("sizes and places must be whole numbers of at least 0")
-        made = cls(**{**fields, "shape": tuple(fields["shape"])})
-        if made.stop - made.start != math.prod(made.shape) * _BY_CODE[made.dtype].itemsize:
-            raise ValueError(f"{made.stop - made.start} bytes do not hold a {made.dtype} of {made.shape}")
-        return made
+    @property
+    def nbytes(self) -> int:
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
-def write_shard(folder: Folder, file: str, tensors: Mapping[str, Tensor]) -> tuple[Digest, dict[str, Slice]]:
-    """Write one file, taking tensors off their device one at a time."""
-    # By falling width, so that each starts at a multiple of its own width.
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
-    header, places = _header({name: tensors[name] for name in order})
-    digest, slices = hashlib.sha256(header), {}
-    with folder.open(file, "wb") as stream:
-        stream.write(header)
-        for name in order:
-            crc = 0
-            for chunk in _chunks(tensors[name]):
-                digest.update(chunk)
-                crc = zlib.crc32(chunk, crc)
-                stream.write(chunk)
-            code, (start, stop) = _DTYPES[tensors[name].dtype], places[name]
-            slices[name] = Slice(file, code, tuple(tensors[name].shape), start, stop, crc)
-    return Digest(max((s.stop for s in slices.values()), default=len(header)), digest.hexdigest()), slices
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A piece that was written, and the file that it is in."""
+
+    name: str
+    place: Slice
+    digest: Digest
 
 
-def read_shard(
-    folder: Folder, file: str, slices: Mapping[str, Slice], whole: Digest | None
-) -> dict[str, Tensor]:
-    """Read the tensors of one file.
-
-    Args:
-        slices: What to read, all of it in `file`.
-        whole: The digest of the file, to read and check every byte of it; None reads only
-            the bytes of `slices` and checks those.
+def code_of(name: str, dtype: torch.dtype) -> str:
+    """What safetensors files call a dtype.
 
     Raises:
-        CheckpointCorruptedError: the bytes are not those that were written.
+        CheckpointError: they have no such one.
     """
-    tensors: dict[str, Tensor] = {}
-    with folder.open(file) as stream:
-        reader = _Reader(stream, file, hash_all=whole is not None)
-        for name, place in sorted(slices.items(), key=lambda item: (item[1].start, item[1].stop)):
-            reader.skip_to(place.start)
-            tensors[name] = tensor = _empty(name, place)
-            if reader.read(_memory(tensor)) != place.crc32:
-                raise CheckpointCorruptedError(f"{file} is damaged: the checksum of {name!r} does not match")
-        if whole is not None:
-            reader.finish(whole)
-    return tensors
+    if dtype not in _CODES:
+        raise CheckpointError(f"{name!r} is of dtype {dtype}, which safetensors files do not have")
+    return _CODES[dtype]
 
 
-def _empty(name: str, place: Slice) -> Tensor:
-    try:
-        return torch.empty(place.shape, dtype=_BY_CODE[place.dtype])
-    except (RuntimeError, TypeError, OverflowError) as error:  # no bytes, but sizes beyond all bounds
-        raise CheckpointCorruptedError(f"{name!r} has a shape that no tensor has: {place.shape}") from error
+def dtype_name(code: str) -> str:
+    """What torch calls a dtype of safetensors files, without the ``torch.``."""
+    return str(DTYPES[code]).removeprefix("torch.")
 
 
-class _Reader:
-    """A stream that is read forwards, hashing what goes by."""
+def write_shards(folder: Folder, name: Callable[[int], str], pieces: Sequence[Piece]) -> list[Written]:
+    """Write the pieces of one rank, as one file or as several at the same time.
 
-    def __init__(self, stream: BinaryIO, file: str, *, hash_all: bool) -> None:
-        self._stream = stream
-        self._file = file
-        self._digest = hashlib.sha256() if hash_all else None
-        self._at = 0
+    Args:
+        name: Gives the name of a file by its number: 0 when it is the only one, else from 1.
 
-    def read(self, into: memoryview) -> int:
-        """Fill the memory and return the crc32 of it."""
-        crc = 0
-        for start in range(0, len(into), _CHUNK):
-            chunk = into[start : start + _CHUNK]
-            done = 0
-            while done < len(chunk):
-                count = self._stream.readinto(chunk[done:])  # type: ignore[attr-defined]
-                if not count:
-                    raise CheckpointCorruptedError(f"{self._file} is cut short at byte {self._at + done}")
-                done += count
-            self._at += done
-            crc = zlib.crc32(chunk, crc)
-            if self._digest is not None:
-                self._digest.update(chunk)
-        return crc
-
-    def skip_to(self, place: int) -> None:
-        if place < self._at:
-            raise CheckpointCorruptedError(f"the index places two tensors at byte {place} of {self._file}")
-        if self._digest is None:
-            self._stream.seek(place)
-            self._at = place
-        buffer = memoryview(bytearray(min(_CHUNK, place - self._at)))
-        while self._at < place:
-            self.read(buffer[: place - self._at])
-
-    def finish(self, whole: Digest) -> None:
-        self.skip_to(max(whole.size, self._at))
-        if self._at != whole.size or self._stream.read(1):
-            raise CheckpointCorruptedError(f"{self._file} is longer than the {whole.size} bytes written")
-        if self._digest is not None and self._digest.hexdigest() != whole.sha256:
-            raise CheckpointCorruptedError(f"{self._file} is damaged: its digest does not match")
+    Raises:
+        Exception: any that was raised in any of the threads; what is there then is no whole.
+    """
+    if not pieces:
+        return []
+    parts = _balanced(pieces)
+    if len(parts) == 1:
+        return _write(folder, name(0), parts[0])
+    with ThreadPoolExecutor(len(parts), thread_name_prefix="stratrun-shard") as pool:
+        futures = [pool.submit(_write, folder, name(i), part) for i, part in enumerate(parts, start=1)]
+    return [written for future in futures for written in future.result()]
 
 
-def _header(tensors: Mapping[str, Tensor]) -> tuple[bytes, dict[str, tuple[int, int]]]:
-    """The head of a safetensors file, and where each tensor lies counted from the file's start."""
-    fields: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    at = 0
-    for name, tensor in tensors.items():
-        code = _DTYPES.get(tensor.dtype)
-        if code is None:
-            raise CheckpointError(f"{name!r} is of dtype {tensor.dtype}, which safetensors files do not have")
-        size = tensor.numel() * tensor.element_size()
-        fields[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps(fields, separators=(",", ":")).encode("ascii")
-    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
-    head = len(text).to_bytes(8, "little") + text
-    places = {
-        name: (len(head) + field["data_offsets"][0], len(head) + field["data_offsets"][1])
-        for name, field in fields.items()
-        if name in tensors
-    }
-    return head, places
-
-
-def _chunks(tensor: Tensor) -> Iterator[memoryview]:
-    on_host = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    memory = _memory(on_host)
-    for start in range(0, len(memory), _CHUNK):
-        yield memory[start : start + _CHUNK]
-
-
-def _memory(tensor: Tensor) -> memoryview:
+def memory_of(tensor: Tensor) -> memoryview:
     """The bytes of a contiguous CPU tensor, in place. Valid as long as the tensor is."""
     size = tensor.numel() * tensor.element_size()
     if not size:
         return memoryview(b"")
     return memoryview((ctypes.c_char * size).from_address(tensor.data_ptr())).cast("B")
+
+
+def _balanced(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    total = sum(piece.nbytes for piece in pieces)
+    count = min(_MOST_FILES, len(pieces), max(1, -(-total // _PER_FILE)))
+    parts: list[list[Piece]] = [[] for _ in range(count)]
+    sizes = [0] * count
+    for piece in sorted(pieces, key=lambda piece: -piece.nbytes):
+        lightest = sizes.index(min(sizes))
+        parts[lightest].append(piece)
+        sizes[lightest] += piece.nbytes
+    return parts
+
+
+def _write(folder: Folder, file: str, pieces: Sequence[Piece]) -> list[Written]:
+    # By falling width, so that each starts at a multiple of its own width.
+    order = sorted(pieces, key=lambda piece: (-piece.dtype.itemsize, piece.name, piece.offsets))
+    content = _Content(*_header(order), order)
+    folder.write_blocks(file, content.blocks)
+    digest = content.digest()
+    return [
+        Written(piece.name, Slice(piece.offsets, piece.shape, file, start, stop, tuple(crcs)), digest)
+        for piece, (start, stop), crcs in zip(order, content.places, content.crcs, strict=True)
+    ]
+
+
+def _header(pieces: Sequence[Piece]) -> tuple[bytes, list[tuple[int, int]]]:
+    """The head of a safetensors file, and where each piece lies counted from the file's start."""
+    fields: dict[str, Any] = {}
+    taken = {"__metadata__"}
+    places, at = [], 0
+    for piece in pieces:
+        name = piece.name
+        while name in taken:  # several boxes of one tensor
+            name += "@" + ",".join(map(str, piece.offsets))
+        taken.add(name)
+        code = code_of(piece.name, piece.dtype)
+        fields[name] = {"dtype": code, "shape": piece.shape, "data_offsets": [at, at + piece.nbytes]}
+        places.append((at, at + piece.nbytes))
+        at += piece.nbytes
+    text = json.dumps({"__metadata__": {"format": "pt"}, **fields}, separators=(",", ":")).encode("ascii")
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    head = len(text).to_bytes(8, "little") + text
+    return head, [(len(head) + start, len(head) + stop) for start, stop in places]
+
+
+@dataclass
+class _Content:
+    """The bytes of a file, made anew each time they are asked for."""
+
+    header: bytes
+    places: list[tuple[int, int]]
+    pieces: Sequence[Piece]
+    crcs: list[list[int]] = field(default_factory=list)
+
+    def blocks(self) -> Iterator[memoryview]:
+        """What to write, in order. Each is gone when the next is asked for."""
+        size = self.places[-1][1]
+        if size <= _BUFFER:
+            return self._filled([_Buffer(size)])
+        return _ahead(self._filled([_Buffer(_BUFFER), _Buffer(_BUFFER)]))
+
+    def digest(self) -> Digest:
+        hashed = hashlib.sha256(self.header)
+        for crcs in self.crcs:
+            hashed.update(b"".join(crc.to_bytes(4, "little") for crc in crcs))
+        return Digest(self.places[-1][1], hashed.hexdigest(), layout.OF_SHARDS)
+
+    def _filled(self, buffers: list["_Buffer"]) -> Iterator[memoryview]:
+        self.crcs = [[] for _ in self.pieces]
+        turn, at = 0, 0
+        for address, size, crcs in self._sources():
+            done, crc = 0, 0
+            while done < size:
+                buffer = buffers[turn]
+                count = min(size - done, buffer.size - at, _CHUNK, index.BLOCK - done % index.BLOCK)
+                crc = buffer.put(at, address + done, count, crc)
+                done, at = done + count, at + count
+                if done % index.BLOCK == 0 or done == size:
+                    crcs.append(crc)
+                    crc = 0
+                if at == buffer.size:
+                    yield buffer.memory
+                    turn, at = (turn + 1) % len(buffers), 0
+        if at:
+            yield buffers[turn].upto(at)
+
+    def _sources(self) -> Iterator[tuple[int, int, list[int]]]:
+        head = ctypes.create_string_buffer(self.header, len(self.header))
+        yield ctypes.addressof(head), len(self.header), []
+        for piece, crcs in zip(self.pieces, self.crcs, strict=True):
+            tensor = _on_host(piece)
+            yield tensor.data_ptr(), piece.nbytes, crcs
+
+
+class _Buffer:
+    """Memory that a disk can be written from directly: it starts at a page, and ends at one."""
+
+    def __init__(self, size: int) -> None:
+        self._map = mmap.mmap(-1, max(1, -(-size // PAGE)) * PAGE)
+        self.size = size
+        self.memory = memoryview(self._map)[:size]
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+
+    def put(self, at: int, source: int, count: int, crc: int) -> int:
+        """Copy bytes from an address and go on with their checksum, both without the interpreter's lock."""
+        ctypes.memmove(self._address + at, source, count)
+        return zlib.crc32(self.memory[at : at + count], crc)
+
+    def upto(self, at: int) -> memoryview:
+        """The filled part, followed by zeros up to the end of its page."""
+        end = min(-(-at // PAGE) * PAGE, len(self._map))
+        self._map[at:end] = bytes(end - at)
+        return self.memory[:at]
+
+
+def _ahead(blocks: Iterator[memoryview]) -> Iterator[memoryview]:
+    """Fill the next while the one before is being written."""
+    with ThreadPoolExecutor(1, thread_name_prefix="stratrun-fill") as pool:
+        coming = pool.submit(next, blocks, None)
+        while (block := coming.result()) is not None:
+            coming = pool.submit(next, blocks, None)
+            yield block
+
+
+def _on_host(piece: Piece) -> Tensor:
+    tensor = piece.data().detach()
+    if tuple(tensor.shape) != piece.shape or tensor.dtype != piece.dtype:
+        raise CheckpointError(
+            f"{piece.name!r} was planned as {piece.dtype} of {list(piece.shape)} and is {tensor.dtype} of "
+            f"{list(tensor.shape)}; did it change while it was saved?"
+        )
+    return tensor.cpu().resolve_conj().resolve_neg().contiguous()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stratrun.checkpoint import layout
 from stratrun.checkpoint.reader import StoredCheckpoint
-from stratrun.checkpoint.shards import _BY_CODE, read_shard
+from stratrun.checkpoint.shards import DTYPES
 from stratrun.checkpoint.tree import tensor_names, unflatten
 from stratrun.errors import CheckpointCorruptedError
 
@@ -25,8 +25,8 @@ class TensorSource:
             CheckpointCorruptedError: state or index are not as written.
         """
         self._stored = stored
-        self._shared = stored._json(layout.STATE).get("shared")
-        self._index = stored._index()
+        self._shared = stored.skeleton
+        self._index = stored.index.tensors
         self._places: dict[str, Tensor] = {}
         self._names: dict[int, str] = {}
 
@@ -48,8 +48,7 @@ class TensorSource:
             CheckpointError: it is of a kind that cannot be read alone.
         """
         name = self._names[id(tensor)]
-        place = self._index[name]
-        return read_shard(self._stored.folder, place.file, {name: place}, None)[name]
+        return self._stored.read_tensors([name])[name]
 
     def _at(self, path: tuple[str, ...]) -> Any:
         here = self._shared
@@ -62,6 +61,6 @@ class TensorSource:
             raise CheckpointCorruptedError(f"{layout.INDEX} lacks {name!r}")
         if name not in self._places:
             place = self._index[name]
-            made = torch.empty(place.shape, dtype=_BY_CODE[place.dtype], device="meta")
+            made = torch.empty(place.shape, dtype=DTYPES[place.dtype], device="meta")
             self._places[name], self._names[id(made)] = made, name
         return self._places[name]

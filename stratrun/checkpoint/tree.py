@@ -65,6 +65,25 @@ def tensor_names(skeleton: Any) -> set[str]:
     return set()
 
 
+def entries_of(skeleton: Any) -> dict[str, Any]:
+    """The entries of a mapping, by key, as skeletons; none for anything else.
+
+    Raises:
+        CheckpointError: the skeleton is not one that `flatten` made.
+    """
+    if not isinstance(skeleton, dict):
+        return {}
+    tag = next(iter(skeleton), "")
+    if not _TAGGED.match(tag):
+        return skeleton
+    try:
+        if tag == "$module":
+            return entries_of(skeleton[tag][0])
+        return {str(key): value for key, value in skeleton[tag]} if tag in _MAPPING_TAGS else {}
+    except (TypeError, ValueError, LookupError) as error:
+        raise CheckpointError(f"a value of kind {tag!r} cannot be restored: {error}") from error
+
+
 class _Flattening:
     """One pass over a tree, with the names that its tensors have been given so far."""
 
@@ -122,16 +141,15 @@ class _Flattening:
         if tensor.layout is not torch.strided or tensor.is_quantized or tensor.device.type == "meta":
             kind = "on the meta device" if tensor.device.type == "meta" else "sparse or quantized"
             raise _refused(path, f"is a tensor {kind}; save a dense one with data")
-        if hasattr(tensor, "placements"):
-            raise _refused(path, "is a tensor spread over ranks; save its full_tensor()")
         tensor = tensor.detach()
         if tensor.dtype == torch.complex128:  # a dtype that the file format lacks
+            if hasattr(tensor, "placements"):
+                raise _refused(path, "is a complex128 tensor spread over ranks; save its full_tensor()")
             return {"$complex": self._tensor(torch.view_as_real(tensor.resolve_conj()), path)}
         return {"$tensor": self._store(tensor, path)}
 
     def _store(self, tensor: Tensor, path: _Path) -> str:
-        view = (tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg())
-        identity = (tensor.device, tensor.data_ptr(), view) if tensor.numel() else object()
+        identity = _identity(tensor)
         if identity in self._names:
             return self._names[identity]
         base = name = self._prefix + "/".join(path)
@@ -152,6 +170,17 @@ class _Flattening:
             return {"$numpy": self._tensor(torch.from_numpy(own), path)}
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         raise _refused(path, f"is a {kind}; tensors, arrays, numbers, strings and containers can be saved")
+
+
+def _identity(tensor: Tensor) -> object:
+    """What two tensors have in common when they are one, on all ranks alike."""
+    view = (tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg())
+    if not tensor.numel():
+        return object()
+    if hasattr(tensor, "placements"):  # a rank may hold nothing of it, and must name it as the others do
+        local: Any = tensor._local_tensor  # type: ignore[attr-defined]
+        return local.untyped_storage()._cdata, local.storage_offset(), view, str(tensor.placements)
+    return tensor.device, tensor.data_ptr(), view
 
 
 def _plain(value: Any, path: _Path) -> Any:
@@ -180,6 +209,7 @@ def _module(parts: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 _MAPPINGS: dict[type, str] = {dict: "", OrderedDict: "$ordered", Counter: "$counter"}
+_MAPPING_TAGS = ("$dict", "$ordered", "$counter")
 _DECODERS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
     "$tensor": lambda name, tensors: tensors[name],
     "$complex": lambda value, tensors: torch.view_as_complex(unflatten(value, tensors)),

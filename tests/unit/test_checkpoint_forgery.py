@@ -43,15 +43,34 @@ def test_a_forged_manifest_is_refused_before_any_other_file_is_opened(message, f
     assert opened == ["manifest.json", "COMMITTED"]
 
 
+def of_slice(**fields):
+    """Replace fields of a slice by what a function makes of the slice."""
+    return lambda tensor: tensor["slices"][0].update(
+        {name: make(tensor["slices"][0]) for name, make in fields.items()}
+    )
+
+
 INDEX_FORGERIES = {
-    "beyond the file": lambda s: s.update(start=s["start"] + 10**6, stop=s["stop"] + 10**6),
-    "another file": lambda s: s.update(file="../../x"),
-    "a negative place": lambda s: s.update(start=-s["stop"], stop=0),
-    "a wrong shape": lambda s: s.update(shape=[10**9, 10**9]),
-    "an endless empty shape": lambda s: s.update(shape=[0, 10**30], stop=s["start"]),
-    "an unknown dtype": lambda s: s.update(dtype="PICKLE"),
-    "a field too many": lambda s: s.update(loader="os.system"),
-    "overlapping places": lambda s: s.update(start=0, stop=s["stop"] - s["start"]),
+    "beyond the file": of_slice(start=lambda s: s["start"] + 10**6, stop=lambda s: s["stop"] + 10**6),
+    "another file": of_slice(file=lambda s: "../../x"),
+    "no file": of_slice(file=lambda s: None),
+    "a negative place": of_slice(start=lambda s: -s["stop"], stop=lambda s: 0),
+    "a wrong shape": lambda t: t.update(shape=[10**9, 10**9]),
+    "a wrong shape of a slice": of_slice(shape=lambda s: [10**9, 10**9]),
+    "an endless empty shape": lambda t: (
+        t.update(shape=[0, 10**30]),
+        of_slice(shape=lambda s: [0, 10**30], stop=lambda s: s["start"], offsets=lambda s: [0, 0])(t),
+    ),
+    "an offset outside": of_slice(offsets=lambda s: [1]),
+    "other dimensions": of_slice(offsets=lambda s: [0, 0], shape=lambda s: [1, *s["shape"]]),
+    "too few checksums": of_slice(crc32=lambda s: []),
+    "a checksum that is no number": of_slice(crc32=lambda s: ["x"]),
+    "an unknown dtype": lambda t: t.update(dtype="PICKLE"),
+    "a field too many": lambda t: t.update(loader="os.system"),
+    "a field too many in a slice": of_slice(loader=lambda s: "os.system"),
+    "no slices": lambda t: t.update(slices=[]),
+    "the same slice twice": lambda t: t.update(slices=t["slices"] * 2),
+    "overlapping places": of_slice(start=lambda s: 0, stop=lambda s: s["stop"] - s["start"]),
 }
 
 
@@ -60,7 +79,7 @@ def test_a_forged_index_is_refused(forge, folder):
     index = json.loads(folder.read_bytes("index.json"))
     forge(index["tensors"]["model/fc.bias"])
     rewrite(folder, "index.json", json.dumps(index).encode())
-    with pytest.raises(CheckpointCorruptedError):
+    with pytest.raises(CheckpointCorruptedError, match=r"(index|manifest)\.json"):
         checkpointer(folder.parent).load(1)
 
 
@@ -78,7 +97,7 @@ def rewrite(folder, file, data):
     folder.write_bytes(file, data)
     fields = json.loads(folder.read_bytes("manifest.json"))
     digest = layout.digest_of(data)
-    fields["files"][file] = {"size": digest.size, "sha256": digest.sha256}
+    fields["files"][file] = digest.to_fields()
     manifest = json.dumps(fields).encode()
     folder.write_bytes("manifest.json", manifest)
     folder.write_bytes("COMMITTED", layout.marker(manifest))

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from stratrun.checkpoint import Checkpointer, layout
 from stratrun.distributed import Collectives, ProcessEnv
 from stratrun.errors import CheckpointCorruptedError, CheckpointError, CheckpointNotFoundError
 from stratrun.storage import Folder
-from tests.checkpoints import checkpointer, own_state, same, shared_state
+from tests.checkpoints import checkpointer, full_disk, own_state, same, shared_state
 
 
 def ours(place):
@@ -73,26 +74,9 @@ def errors_of(place, work):
     return None
 
 
-def refuse_on(path):
-    """Have every write of a file that begins so fail in this process."""
-    opened = Folder.open
-
-    def refusing(self, name, mode="rb"):
-        if mode == "wb" and name.startswith(path):
-            raise OSError(28, "No space left on device", name)
-        return opened(self, name, mode)
-
-    return refusing
-
-
 def failing_save(place, failing_rank, path):
-    original = Folder.open
-    if rank() == failing_rank:
-        Folder.open = refuse_on(path)
-    try:
+    with full_disk(path) if rank() == failing_rank else nullcontext():
         return errors_of(place, lambda place: save_steps(place, [2]))
-    finally:
-        Folder.open = original
 
 
 @pytest.mark.parametrize(

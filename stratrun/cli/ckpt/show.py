@@ -69,14 +69,14 @@ def _tensors(entry: Entry) -> list[dict[str, Any]]:
     # Only now: it imports torch, which takes seconds.
     from stratrun.checkpoint import StoredCheckpoint
 
-    index = StoredCheckpoint(entry.folder)._index()
+    index = StoredCheckpoint(entry.folder).index.tensors
     return [
         {
             "name": name,
             "part": name.partition("/")[0],
             "dtype": place.dtype,
             "shape": list(place.shape),
-            "bytes": place.stop - place.start,
+            "bytes": place.nbytes,
         }
         for name, place in index.items()
     ]

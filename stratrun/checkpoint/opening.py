@@ -1,0 +1,54 @@
+"""Marker, manifest and what the manifest vouches for, of a checkpoint that nobody needs to trust."""
+
+from typing import Any
+
+from stratrun.checkpoint import layout
+from stratrun.checkpoint.layout import Manifest
+from stratrun.errors import CheckpointCorruptedError
+from stratrun.storage import Folder
+
+
+def open_manifest(folder: Folder) -> Manifest:
+    """The manifest of a checkpoint, with marker, names and sizes of all files checked.
+
+    Raises:
+        CheckpointCorruptedError: marker, manifest or the list of files are not as written.
+    """
+    sizes = folder.sizes()
+    for file in (layout.COMMITTED, layout.MANIFEST):
+        if file not in sizes:
+            raise CheckpointCorruptedError(f"{file} is missing")
+    _refuse_links(folder, [layout.COMMITTED, layout.MANIFEST])
+    data = folder.read_bytes(layout.MANIFEST, limit=layout.MANIFEST_LIMIT)
+    mark = layout.marker(data)
+    if folder.read_bytes(layout.COMMITTED, limit=len(mark)) != mark:
+        raise CheckpointCorruptedError(f"{layout.COMMITTED} and {layout.MANIFEST} do not belong together")
+    manifest = Manifest.parse(data)
+    if layout.step_of(folder.name) not in (manifest.step, None):
+        raise CheckpointCorruptedError(f"{folder.name} holds step {manifest.step}")
+    for file, digest in manifest.files.items():
+        if sizes.get(file) != digest.size:
+            found = f"has {sizes[file]} bytes, not {digest.size}" if file in sizes else "is missing"
+            raise CheckpointCorruptedError(f"{file} {found}")
+    _refuse_links(folder, manifest.files)
+    return manifest
+
+
+def read_json(folder: Folder, file: str, manifest: Manifest) -> dict[str, Any]:
+    """What one of the JSON files holds, its digest checked.
+
+    Raises:
+        CheckpointCorruptedError: it is not as written.
+    """
+    data = folder.read_bytes(file, limit=layout.JSON_LIMIT)
+    if layout.digest_of(data) != manifest.files[file]:
+        raise CheckpointCorruptedError(f"{file} is damaged: its digest does not match")
+    return layout.parse_json(data, file)
+
+
+def _refuse_links(folder: Folder, files: Any) -> None:
+    """A link could have the run read, and take for its own, what lies anywhere."""
+    place = folder.local_path()
+    for file in files if place is not None else ():
+        if (place / file).is_symlink():
+            raise CheckpointCorruptedError(f"{file} is a link; a checkpoint holds its own files")
