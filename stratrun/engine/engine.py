@@ -21,6 +21,7 @@ from stratrun.state import BatchInfo, TrainState
 from stratrun.strategies.base import Strategy
 
 T = TypeVar("T")
+Own = Mapping[str, Any] | None
 _NOTHING = nullcontext()
 
 
@@ -133,10 +134,7 @@ class Engine:
         return self._updates.step(optimizer)
 
     def update(self, loss: Tensor, optimizer: str | None = None) -> Tensor | None:
-        """One update by one optimizer (or by all) for this loss alone.
-
-        Gradients that other losses left behind on its parameters are dropped first.
-        """
+        """One update by one optimizer, or all, for this loss alone: gradients of others are dropped first."""
         return self._updates.update(loss, self.batch.scale, optimizer)
 
     def close_window(self) -> None:
@@ -211,9 +209,7 @@ class Engine:
         strategy = self._strategy.own_state(self._placed.wrapped)
         return {"rng": self._accelerator.rng_state(self._device), "window": window, "strategy": strategy}
 
-    def load_own_state(
-        self, state: Mapping[str, Any] | None, owns: Sequence[Mapping[str, Any] | None] = ()
-    ) -> None:
+    def load_own_state(self, state: Own, owns: Sequence[Own] = ()) -> None:
         """Put back what `own_state` returned; `owns`: on all processes, where they were more or fewer."""
         if state is not None:
             self._accelerator.set_rng_state(self._device, state["rng"])
