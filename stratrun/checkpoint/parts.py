@@ -14,7 +14,7 @@ from stratrun.checkpoint.weights import MODEL, read_weights
 from stratrun.errors import CheckpointCorruptedError, CheckpointError, ConfigError, nearest
 from stratrun.registry.arguments import at
 from stratrun.storage import Folder
-from stratrun.storage.filesystem import redacted
+from stratrun.storage.urls import redacted
 
 # What a user calls a part, and the entries of the shared state that it is made of. Loaded in this
 # order: loading the others may draw random numbers.
@@ -145,7 +145,7 @@ class LoadReport:
     url: str
     parts: tuple[str, ...]
     fits: dict[str, Fit] = field(default_factory=dict)
-    """By part: `model`, or `optimizer 'main'`."""
+    """By part: ``model``, ``the optimizer``, or ``optimizer 'name'`` where there are several."""
     notes: list[str] = field(default_factory=list)
     """What else was loaded, and what could not be."""
 
@@ -224,6 +224,8 @@ def averaged(weights: Mapping[str, Any], hooks: Mapping[str, Any]) -> dict[str, 
             "weights='ema', but the run that was saved kept no averages of them (custom_hooks=['EMAHook'] "
             "does); leave weights='ema' out to take the weights themselves"
         )
+    if not averages.keys() & weights.keys():  # a loss with weights of its own is saved beside the model
+        averages = {f"model.{name}": value for name, value in averages.items()}
     strange = [name for name in averages if name not in weights]
     if strange:
         raise CheckpointError(f"weights='ema': there is an average of {strange[0]!r}, and no such weight")

@@ -26,7 +26,7 @@ from stratrun.runner.environment import parse_env, parse_randomness
 from stratrun.runner.form import DEFAULT_HOOKS, Form, Job, of_the_user
 from stratrun.runner.parts import functional_loss, hook_specs, loop_spec, split_priority
 from stratrun.storage import Folder
-from stratrun.storage.filesystem import redacted
+from stratrun.storage.urls import redacted
 
 _JOBS: tuple[Job, ...] = ("train", "val", "test", "predict")
 # What is meant as a word of ours, and would be taken for a path.

@@ -19,7 +19,8 @@ from stratrun.checkpoint.parts import (
 from stratrun.checkpoint.selection import BEST, LAST, near, path_of, split_name
 from stratrun.checkpoint.weights import MODEL
 from stratrun.distributed import Collectives
-from stratrun.errors import CheckpointError, CheckpointNotFoundError, nearest
+from stratrun.errors import CheckpointError, CheckpointNotFoundError, ConfigError, nearest
+from stratrun.optim.optimizer import DEFAULT
 from stratrun.runner import persistence
 from stratrun.runner.context import RunnerContext
 from stratrun.seed import derive_seed, seed_everything, set_host_rng_state
@@ -172,13 +173,13 @@ class _Loading:
         present = runner.engine.shared_state()["optimizers"]
         merged: dict[str, Any] = {}
         for key, own in present.items():
-            what = f"{wanted} does not fit optimizer {key!r}"
+            what = f"{wanted} does not fit {_called(key)}"
             if key in stored:
                 merged[key] = self._one_optimizer(key, own, stored[key], renamed, what)
             elif wanted.strict:
                 raise CheckpointError(f"{what}: it has none of that name; {nearest(key, stored)}")
             else:
-                self.report.notes.append(f"optimizer {key!r}: not there, left as it is")
+                self.report.notes.append(f"{_called(key)}: not there, left as it is")
         strange = [key for key in stored if key not in present]
         if strange and wanted.strict:
             raise CheckpointError(
@@ -198,12 +199,12 @@ class _Loading:
             optioned, done = with_options(merged, stored, renamed, strict=wanted.strict)
         except CheckpointError as error:
             raise CheckpointError(f"{what}: {error}") from error
-        self.report.fits[f"optimizer {key!r}"] = found
+        self.report.fits[_called(key)] = found
         if runner.schedules and "scheduler" not in self.report.parts:
-            self.report.notes.append(f"learning rates of {key!r} as the schedule of this run has them")
+            self.report.notes.append(f"{_called(key)}: learning rates as the schedule of this run has them")
             return merged
         if not done:
-            self.report.notes.append(f"groups of {key!r} cut differently: their options are this run's")
+            self.report.notes.append(f"{_called(key)}: groups cut differently, their options are this run's")
         return optioned
 
     def _precision(self) -> list[Apply]:
@@ -277,13 +278,20 @@ class _Loading:
         ]
 
 
+def _called(key: str) -> str:
+    """What an optimizer is called in messages: by its name, if the user gave it one."""
+    return "the optimizer" if key == DEFAULT else f"optimizer {key!r}"
+
+
 def _prefixed(wanted: LoadFrom, action: Callable[[], T]) -> T:
     """Run it, and have what goes wrong say which argument it was about."""
     try:
         return action()
     except CheckpointNotFoundError as error:
         raise CheckpointNotFoundError(f"{wanted}: {error}{meant(wanted.path)}") from error
-    except CheckpointError as error:
+    except (CheckpointError, ConfigError) as error:
+        if str(error).startswith(str(wanted)):
+            raise
         raise type(error)(f"{wanted}: {error}") from error
     except OSError as error:
         raise CheckpointError(f"{wanted} cannot be read: {error}") from error

@@ -12,7 +12,7 @@ from stratrun.runner.context import RunnerContext
 from stratrun.runner.form import Form
 from stratrun.runner.partial import find, load_parts, meant
 from stratrun.storage import Folder
-from stratrun.storage.filesystem import redacted
+from stratrun.storage.urls import redacted
 
 
 def check(runner: RunnerContext, ranks: Collectives, form: Form, job: str) -> None:

@@ -11,7 +11,7 @@ from stratrun.errors import (
     CheckpointNotFoundError,
     ConfigError,
 )
-from tests.mistakes.mistake import mistake, train
+from tests.mistakes.mistake import mistake, runner, samples, train
 
 
 def an_earlier_run(folder: Path) -> None:
@@ -116,6 +116,89 @@ def the_weights_are_a_pickled_model(folder: Path) -> None:
 def the_weights_are_of_an_unknown_kind(folder: Path) -> None:
     (folder / "notes.txt").write_text("hello")
     train(folder, load_from=folder / "notes.txt")
+
+
+@mistake(ConfigError, "load_from", "'optimiser'", "did you mean 'optimizer'?")
+def a_part_to_load_is_misspelt(folder: Path) -> None:
+    train(folder, load_from={"path": "x", "parts": ["model", "optimiser"]})
+
+
+@mistake(ConfigError, "load_from", "'scheduler'", "'optimizer'", "add it")
+def a_schedule_is_loaded_without_the_optimizer_that_it_moves(folder: Path) -> None:
+    train(folder, load_from={"path": "x", "parts": ["model", "scheduler"]})
+
+
+@mistake(ConfigError, "load_from", "'head(.*'", "no regular expression", "unterminated")
+def a_name_to_load_under_is_no_regular_expression(folder: Path) -> None:
+    train(folder, load_from={"path": "x", "rename": {"head(.*": "fc"}})
+
+
+@mistake(ConfigError, "load_from='x.pt'", "no 'optimizer'", "leave those out", "a checkpoint")
+def a_file_of_weights_is_to_give_an_optimizer(folder: Path) -> None:
+    train(folder, load_from={"path": "x.pt", "parts": ["model", "optimizer"]})
+
+
+@mistake(ConfigError, "load_from takes no 'mappings'", "rename")
+def a_key_of_load_from_is_unknown(folder: Path) -> None:
+    train(folder, load_from={"path": "x", "mappings": {}})
+
+
+@mistake(
+    ConfigError,
+    "load_from=",
+    "'^backbone' matches none of the 2 names",
+    "'weight'",
+    prepare=weights_of_another,
+    shows="running",
+)
+def a_renaming_matches_nothing(folder: Path) -> None:
+    train(folder, load_from={"path": folder / "other.pt", "rename": {"^backbone": "x"}})
+
+
+@mistake(
+    CheckpointError,
+    "load_from=",
+    "it lacks '0.weight'",
+    r"rename={r'^(.*)': r'0.\1'}",
+    "strict=False",
+    prepare=weights_of_another,
+    shows="running",
+)
+def the_weights_lack_a_prefix(folder: Path) -> None:
+    train(folder, model=nn.Sequential(nn.Linear(5, 3)), load_from={"path": folder / "other.pt"})
+
+
+@mistake(CheckpointError, "load_from=", "weights='ema'", "EMAHook", prepare=an_earlier_run, shows="running")
+def averages_are_asked_for_and_none_were_kept(folder: Path) -> None:
+    train(folder / "new", load_from={"path": folder / "work", "weights": "ema"})
+
+
+@mistake(
+    CheckpointNotFoundError,
+    "load_from='best'",
+    "no metric was watched",
+    "'last'",
+    prepare=an_earlier_run,
+    shows="built",
+)
+def the_best_is_asked_for_and_no_metric_was_watched(folder: Path) -> None:
+    runner(folder, load_from="best", test_dataloader=samples(), test_evaluator={"type": "Accuracy"}).test()
+
+
+@mistake(
+    CheckpointNotFoundError,
+    "load_from='work/bset'",
+    "did you mean the name 'best'?",
+    prepare=an_earlier_run,
+    shows="built",
+)
+def the_name_of_the_best_is_misspelt(folder: Path) -> None:
+    train(folder / "new", load_from="work/bset")
+
+
+@mistake(ConfigError, "resume='newest'", "True")
+def the_newest_is_called_by_another_word(folder: Path) -> None:
+    train(folder, resume="newest")
 
 
 @mistake(CheckpointError, "does not fit the checkpoint", "0.weight", prepare=an_earlier_run, shows="running")
