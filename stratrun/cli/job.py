@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,13 @@ def build(arguments: Arguments, config: Config) -> Runner:
 
 def _home(config: Config) -> str:
     """Where the files of an evaluation go: beside the weights, if a run of ours made them."""
-    weights = str(config.get("load_from") or "").rstrip("/")
+    # Here, as it brings torch, which a command line that is wrong can do without.
+    from stratrun.checkpoint.selection import split_name
+
+    given = config.get("load_from")
+    weights = str((given.get("path") if isinstance(given, Mapping) else given) or "").rstrip("/")
+    folder, name = split_name(weights)
+    if name is not None and folder:
+        return folder.removesuffix("/checkpoints")
     run, checkpoints, _ = weights.rpartition("/checkpoints/")
     return run if checkpoints and run else str(Path("work_dirs", config["name"]))

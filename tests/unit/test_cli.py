@@ -120,6 +120,10 @@ def test_the_name_of_a_run_is_that_of_its_config_unless_it_has_one() -> None:
     [
         ("w/d/checkpoints/step-00000003", "w/d"),
         ("s3://b/w/checkpoints/step-00000003/", "s3://b/w"),
+        ("{path: w/d/checkpoints/step-00000003, strict: false}", "w/d"),
+        ("w/d/best", "w/d"),
+        ("w/d/checkpoints/best:accuracy", "w/d"),
+        ("best", "work_dirs/c"),
         ("weights.safetensors", "work_dirs/c"),
         (None, "work_dirs/c"),
     ],
