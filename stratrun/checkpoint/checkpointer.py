@@ -3,18 +3,22 @@
 import logging
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
+
+from torch import Tensor
 
 from stratrun.checkpoint import layout
 from stratrun.checkpoint.agreement import decided_by_main, together
+from stratrun.checkpoint.background import Background
+from stratrun.checkpoint.contribution import Contribution, Target, contribution
 from stratrun.checkpoint.discovery import committed_steps, look_into
 from stratrun.checkpoint.layout import Manifest
 from stratrun.checkpoint.loading import load_exactly, load_newest
 from stratrun.checkpoint.reader import Loaded, StoredCheckpoint, damage
 from stratrun.checkpoint.retention import superfluous
-from stratrun.checkpoint.tree import flatten
-from stratrun.checkpoint.writer import Attempt, discard, leftovers, new_token
+from stratrun.checkpoint.staging import Staging
+from stratrun.checkpoint.writer import discard, leftovers, new_token
 from stratrun.distributed.collectives import Collectives
 from stratrun.errors import CheckpointError, ConfigError, StratrunError
 from stratrun.storage import Folder
@@ -31,50 +35,121 @@ class Checkpointer:
     what it saved before.
     """
 
-    def __init__(self, folder: Folder, collectives: Collectives, *, run_id: str) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        collectives: Collectives,
+        *,
+        run_id: str,
+        saving: Collectives | None = None,
+        deadline: float = 600.0,
+    ) -> None:
+        """
+        Args:
+            saving: Exchanges for saves alone, which need them to go on beside the run.
+            deadline: Seconds that a save may take.
+        """
         if not _RUN_ID.fullmatch(run_id):
             raise ConfigError(f"run_id={run_id!r} must be 1 to 64 letters, digits, '-' or '_'")
         self.folder = folder
         self.run_id = run_id
         self._ranks = collectives
+        self._background = Background(collectives if saving is None else saving, deadline)
+        self._staging = Staging()
         self._owners: dict[int, str | None] = {}
         self._saved: set[int] = set()
         self._damaged: set[int] = set()
+        self._tidy = False
 
-    def save(self, step: int, shared: Any, own: Any = None, *, meta: dict[str, Any] | None = None) -> str:
+    def save(
+        self,
+        step: int,
+        shared: Any,
+        own: Any = None,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        keep_last: int | None = None,
+        protect: Collection[int] = (),
+    ) -> str:
         """Write a checkpoint. It exists when this returns, and not at all when it raises.
 
         A step that this run has saved already is left as it is.
 
         Args:
             step: Its place in the order of checkpoints; each state of a run needs another one.
-            shared: State that is the same on all ranks; only the main rank's is written.
+            shared: State that is the same on all ranks. The main rank's is written, but for tensors that
+                are sharded: of those each rank writes its part.
             own: State of this rank.
             meta: Plain values that describe the run.
+            keep_last, protect: See `apply_retention`, which follows.
 
         Returns:
             The URL of the checkpoint.
 
         Raises:
             CheckpointError: it could not be written, on whichever rank.
+            PeerError: a rank is gone, or did not come in time.
         """
-        what = f"saving step {step} to {self.folder}"
-        url = self.folder.child(layout.name_of(step)).url
-        token = decided_by_main(self._ranks, what, lambda: self._prepare(step))
-        if token is None:
-            _LOG.info("%s is there already", url)
-            return url
-        attempt = Attempt(self.folder, step, self.run_id, token)
+        self.wait()
+        target = Target(self.folder, step, self.run_id)
+        ranks = self._background.ranks
+        brought = together(ranks, str(target), lambda: contribution(ranks, shared, own, meta))
+        self._write(target, brought, brought.tensors, keep_last, protect)
+        return self.folder.child(layout.name_of(step)).url
+
+    def save_in_background(
+        self,
+        step: int,
+        shared: Any,
+        own: Any = None,
+        *,
+        meta: Mapping[str, Any] | None = None,
+        keep_last: int | None = None,
+        protect: Collection[int] = (),
+    ) -> str:
+        """Write a checkpoint beside what follows: this returns once the state is copied to host memory.
+
+        One is under way at a time; the next waits for it. What fails is raised by `raise_if_failed`,
+        by `wait`, or by the next save. Arguments and result are those of `save`.
+        """
+        self._background.wait()
+        target = Target(self.folder, step, self.run_id)
+        ranks = self._background.ranks
+        error: Exception | None = None
+        brought, staged = Contribution(), {}
         try:
-            part, state = together(self._ranks, what, lambda: self._write(attempt, shared, own, meta))
-            parts = self._ranks.gather_to_main(part)
-            together(self._ranks, what, lambda: None if parts is None else _commit(attempt, parts, state))
-        except Exception:
-            self._clean_up(attempt)
-            raise
-        self._saved.add(step)
-        self._owners[step] = self.run_id
-        return url
+            brought = contribution(ranks, shared, own, meta)
+            staged = self._staging.take(brought.tensors)
+        except Exception as caught:
+            if ranks.world_size == 1:
+                raise
+            error = caught  # the others hear of it in their threads, where they are not kept waiting
+
+        def work() -> None:
+            together(ranks, str(target), lambda: _raise(error))
+            self._staging.wait()
+            self._write(target, brought, staged, keep_last, protect)
+
+        self._background.begin(work, str(target))
+        return self.folder.child(layout.name_of(step)).url
+
+    def wait(self) -> None:
+        """Return once the save under way is committed; raise if it failed."""
+        self._background.wait()
+
+    def raise_if_failed(self, iteration: int) -> None:
+        """Raise, on all ranks at the same iteration, what a save in the background failed with."""
+        self._background.raise_if_failed(iteration)
+
+    def close(self) -> None:
+        """Give up the memory and the exchanges; `wait` comes before."""
+        self._staging.release()
+        if self._background.ranks is not self._ranks:
+            self._background.ranks.close()
+
+    def reserve(self, size: int) -> None:
+        """Make the memory for copies of so many bytes ahead of the first save, which else pays for it."""
+        self._staging.reserve(size)
 
     def load(self, which: Literal["latest"] | int | str | os.PathLike[str] | Folder = "latest") -> Loaded:
         """Read a checkpoint, every byte verified, into host memory.
@@ -118,6 +193,9 @@ class Checkpointer:
         """Remove this run's checkpoints but the newest `keep_last` and those of the steps `protect`.
 
         What cannot be removed is logged and left: a full run matters more than a tidy folder.
+
+        Args:
+            keep_last: None removes nothing.
         """
         if not self._ranks.is_main or keep_last is None:
             return
@@ -132,8 +210,11 @@ class Checkpointer:
         """Make room for a step. None when it is there already, intact and of this run."""
         name = layout.name_of(step)
         self.folder.make()
-        for old in leftovers(self.folder, self.run_id):
-            self.folder.remove(old)
+        if not self._tidy:
+            # Once: later ones may be those of a process that goes on with this run, this one being forgotten.
+            self._tidy = True
+            for old in leftovers(self.folder, self.run_id):
+                self.folder.remove(old)
         if not self.folder.exists(name):
             return new_token()
         if step not in self._saved and not self._is_intact(name):
@@ -156,31 +237,24 @@ class Checkpointer:
             return False
         return True
 
-    def _write(self, attempt: Attempt, shared: Any, own: Any, meta: Any) -> tuple[Any, Any]:
-        rank, world_size = self._ranks.rank, self._ranks.world_size
-        skeleton, tensors = flatten(own, prefix=f"rank-{rank:05d}/")
-        state: Any = None
-        if self._ranks.is_main:
-            common, shared_tensors = flatten(shared)
-            described, unexpected = flatten(meta or {})
-            if unexpected:
-                raise CheckpointError(f"meta must hold plain values; {next(iter(unexpected))!r} is a tensor")
-            clash = [name for name in shared_tensors if name.startswith("rank-")]
-            if clash:
-                raise CheckpointError(f"no shared state may be called {clash[0].partition('/')[0]!r}")
-            tensors, state = {**shared_tensors, **tensors}, {"shared": common, "meta": described}
-        from stratrun.checkpoint.storage_writer import SnapshotPlanner
+    def _write(
+        self,
+        target: Target,
+        brought: Contribution,
+        staged: Mapping[str, Tensor],
+        keep_last: int | None,
+        protect: Collection[int],
+    ) -> None:
+        # Here, as it takes a second, which only a run that saves is to spend.
+        from stratrun.checkpoint.saving import write
 
-        writer, planner = attempt.writer(rank, world_size, skeleton), SnapshotPlanner(tensors)
-        plan = writer.prepare_local_plan(planner.create_local_plan())
-        return (plan, writer.write_data(plan, planner).wait(), skeleton), state
-
-    def _clean_up(self, attempt: Attempt) -> None:
-        if self._ranks.is_main:
-            try:
-                attempt.abandon()
-            except OSError as error:
-                _LOG.warning("an unfinished checkpoint in %s was not removed: %s", self.folder, error)
+        ranks = self._background.ranks
+        begin = self._prepare if ranks.is_main else lambda step: None
+        if not write(ranks, target, lambda: begin(target.step), brought, staged):
+            _LOG.info("%s is there already", self.folder.child(layout.name_of(target.step)))
+        self._saved.add(target.step)
+        self._owners[target.step] = self.run_id
+        self.apply_retention(keep_last, protect)
 
     def _start(self, which: Any) -> Folder:
         if isinstance(which, Folder):
@@ -206,9 +280,6 @@ class Checkpointer:
         return self._owners[step]
 
 
-def _commit(attempt: Attempt, parts: list[Any], state: Any) -> None:
-    from stratrun.checkpoint.storage_writer import SnapshotPlanner
-
-    _, metadata = SnapshotPlanner({}).create_global_plan([plan for plan, _, _ in parts])
-    owns = [own for _, _, own in parts]
-    attempt.commit(metadata, [results for _, results, _ in parts], {**state, "ranks": owns})
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error

@@ -55,6 +55,11 @@ class Staging:
         with self._lock:
             (self._pinned if pinned else self._plain).reserve(nbytes)
 
+    def release(self) -> None:
+        """Give the memory back; what was taken is gone."""
+        with self._lock:
+            self._plain, self._pinned = _Slab(pinned=False), _Slab(pinned=True)
+
 
 def local_part(tensor: Tensor) -> Tensor:
     """The part that this rank holds, without its history."""

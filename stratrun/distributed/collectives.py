@@ -161,6 +161,15 @@ class Collectives:
             return False
         return True
 
+    def leave_word(self, label: str) -> None:
+        """Tell the others something, without waiting for them to hear it."""
+        if self._board is not None:
+            self._board.set(f"word/{label}", "")
+
+    def has_word(self, label: str) -> bool:
+        """Whether any rank has left word of this."""
+        return self._board is not None and self._board.check([f"word/{label}"])
+
     @contextmanager
     def _exchange(self) -> Iterator[None]:
         self._count += 1

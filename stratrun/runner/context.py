@@ -14,6 +14,7 @@ from stratrun.checkpoint.parts import LoadReport
 from stratrun.data import Feed, build_feed
 from stratrun.engine import Engine
 from stratrun.evaluation import Evaluator, build_evaluator
+from stratrun.hooks import CheckpointHook
 from stratrun.hooks.dispatch import HookList
 from stratrun.loggers import LoggerGroup, RecordBuffer
 from stratrun.loops import BaseLoop
@@ -24,7 +25,9 @@ from stratrun.runner.environment import parse_env
 from stratrun.runner.form import Form, Job, require
 from stratrun.runner.invocation import Invocation
 from stratrun.runner.rescue import Rescue
+from stratrun.runner.saving import check_room
 from stratrun.state import TrainState
+from stratrun.storage import Folder
 
 
 class RunnerContext:
@@ -173,6 +176,16 @@ class RunnerContext:
             self.engine.start_training()
         return self.metrics
 
+    def _check_saving(self) -> None:
+        """Try out the work dir, if there is to be a checkpoint, and make the memory for copies."""
+        if not any(isinstance(hook, CheckpointHook) for hook in self.hooks):
+            return
+        started = self._started
+        place = Folder(started.work_dir, **started.saving.storage_options)
+        expected = check_room(started.ranks, place, self.engine)
+        if started.saving.asynchronous:
+            self.checkpointer.reserve(expected)
+
     def log(self, values: Mapping[str, Tensor | float], *, kind: str = "train") -> None:
         self.loggers.log_values(values, self.state, kind=kind)
 
@@ -198,12 +211,14 @@ class RunnerContext:
         return Rescue(self, self._started.ranks)
 
     def save_checkpoint(self, *, keep_last: int | None = None, protect: Collection[int] = ()) -> str:
-        """Save the whole run under its present iteration. Returns the checkpoint's URL."""
+        """Save the whole run under its present iteration. Returns the URL that the checkpoint will have."""
         shared = persistence.shared_state(self)
         self.call_hooks("before_save_checkpoint", checkpoint=shared)
         own = persistence.own_state(self)
-        url = self.checkpointer.save(self.iter, shared, own, meta=persistence.describe(self))
-        self.checkpointer.apply_retention(keep_last, protect)
+        keeping: dict[str, Any] = {"keep_last": keep_last, "protect": protect}
+        asynchronous, checkpointer = self._started.saving.asynchronous, self.checkpointer
+        save = checkpointer.save_in_background if asynchronous else checkpointer.save
+        url = save(self.iter, shared, own, meta=persistence.describe(self), **keeping)
         self.last_checkpoint = url
         return url
 

@@ -50,6 +50,7 @@ class Form:
     resume: Any
     randomness: Mapping[str, Any] | None
     env_cfg: Mapping[str, Any] | None
+    checkpoint_cfg: Mapping[str, Any] | None
     cfg: Mapping[str, Any] | None
 
     def of(self, job: str, part: str) -> Any:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Self
 
+from stratrun.errors import StratrunError
 from stratrun.loops import BaseLoop
 from stratrun.registry import RUNNERS
 from stratrun.runner import checks, parts, resume, start, summary
@@ -43,6 +44,7 @@ class Runner(RunnerContext):
             is one; a path, a URL or a name such as ``"work_dirs/x/best"`` goes on from there.
         randomness: ``dict(seed=, deterministic=)``.
         env_cfg: ``dict(cudnn_benchmark=, tf32=, num_threads=, mp_start_method=, backend=, timeout=)``.
+        checkpoint_cfg: ``dict(asynchronous=, deadline=, storage_options=)``; see `stratrun.runner.saving`.
         cfg: The config that the arguments came from; kept beside the logs.
     """
 
@@ -76,6 +78,7 @@ class Runner(RunnerContext):
         resume: bool | str | os.PathLike[str] = False,
         randomness: Mapping[str, Any] | None = None,
         env_cfg: Mapping[str, Any] | None = None,
+        checkpoint_cfg: Mapping[str, Any] | None = None,
         cfg: Mapping[str, Any] | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in _FIELDS}
@@ -144,6 +147,7 @@ class Runner(RunnerContext):
         loop = self._loop(job)
         if job == "train":
             start.agree_on_length(self._started.ranks, self.train_dataloader)
+            self._check_saving()
         return loop
 
     def _evaluate(self, job: Job) -> dict[str, float]:
@@ -159,6 +163,13 @@ class Runner(RunnerContext):
             # What went wrong first is what the user has to see.
             error.add_note(f"then on_exception failed too: {type(second).__name__}: {second}")
 
+    def _end_saving(self, error: BaseException) -> None:
+        """Let a save that is under way come to its end: it may be the last one."""
+        try:
+            self.checkpointer.wait()
+        except StratrunError as second:
+            error.add_note(f"nor could the save under way be completed: {second}")
+
     @contextmanager
     def _running(self, job: Job) -> Iterator[None]:
         self._job = job
@@ -173,12 +184,14 @@ class Runner(RunnerContext):
             else:
                 self.engine.start_evaluation()
             yield
+            self.checkpointer.wait()
             self.call_hooks("after_run")
             for text in self.hooks.never_called():
                 warnings.warn(text, stacklevel=2)
             self.loggers.say(summary.at_end(self, job, self._form))
         except BaseException as error:
             self._tell_hooks(error)
+            self._end_saving(error)
             raise
         finally:
             self._job = None

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import PurePath
 from typing import Any
 from uuid import uuid4
@@ -22,6 +23,7 @@ from stratrun.optim import optimizer as optimizers
 from stratrun.optim import scheduler as schedules
 from stratrun.runner.environment import draw_seed, parse_env, parse_randomness
 from stratrun.runner.form import Form
+from stratrun.runner.saving import SaveSettings, parse_saving
 from stratrun.seed import derive_seed, seed_everything
 from stratrun.state import TrainState
 from stratrun.storage import Folder
@@ -40,6 +42,7 @@ class Started:
     seed: int
     reasons: list[str]
     feeding: dict[str, Any]
+    saving: SaveSettings
     device: torch.device
     owns_group: bool
     writes: bool = False
@@ -47,6 +50,7 @@ class Started:
 
     def close(self) -> None:
         self.loggers.close()
+        self.checkpointer.close()
         self.ranks.close()
         if self.owns_group:
             leave()
@@ -58,6 +62,7 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
     choice = choose(strategy=form.strategy, accelerator=form.accelerator, precision=form.precision, env=env)
     clipping = Clipping.parse(form.clip_grad)
     settings, randomness = parse_env(form.env_cfg), parse_randomness(form.randomness)
+    saving = parse_saving(form.checkpoint_cfg)
     setup_env()
     wiring = connect(
         choice,
@@ -66,6 +71,7 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
         clipping=clipping,
         backend=settings.backend,
         timeout=settings.group_timeout,
+        save_deadline=timedelta(seconds=saving.deadline),
     )
     ranks = wiring.collectives
     randomness.apply()
@@ -74,12 +80,20 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
     # The main rank's stream is that of a plain script with this seed; the others have their own,
     # or dropout would be the same on all of them.
     seed_everything(seed if ranks.is_main else derive_seed(seed, "rank", ranks.rank))
+    checkpointer = Checkpointer(
+        Folder(work_dir, **saving.storage_options).child("checkpoints"),
+        ranks,
+        run_id=run_id,
+        saving=wiring.saving,
+        deadline=saving.deadline,
+    )
+    wiring.engine.watches.append(checkpointer.raise_if_failed)
     return Started(
         engine=wiring.engine,
         ranks=ranks,
         records=RecordBuffer(ranks),
         loggers=LoggerGroup(),
-        checkpointer=Checkpointer(Folder(work_dir).child("checkpoints"), ranks, run_id=run_id),
+        checkpointer=checkpointer,
         work_dir=work_dir,
         seed=seed,
         reasons=wiring.reasons,
@@ -91,6 +105,7 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
             "move": wiring.engine.move,
             "pin_memory": wiring.pin_memory,
         },
+        saving=saving,
         device=wiring.device,
         owns_group=wiring.owns_group,
     )
