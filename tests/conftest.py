@@ -7,6 +7,7 @@ import pytest
 from tests.leaks import Snapshot
 from tests.rank_server import RankServer
 from tests.ranks import Ranks
+from tests.stores import Server, Store
 
 _SERVER = pytest.StashKey[RankServer]()
 _RANK_FIXTURES = {"two_ranks", "four_ranks", "bare_ranks"}
@@ -47,6 +48,21 @@ def four_ranks(request: pytest.FixtureRequest) -> Iterator[Ranks]:
 def bare_ranks(request: pytest.FixtureRequest) -> Iterator[Ranks]:
     """Two ranks with the variables of torchrun but without a process group, fresh for each test."""
     yield from _ranks(request, 2, joined=False)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: Server) -> Store:
+    """An empty bucket of an S3 server that fails on request; `url` and `options` open it."""
+    store = s3_server.store()
+    store.reset()
+    return store
 
 
 @pytest.fixture(autouse=True)

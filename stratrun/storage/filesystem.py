@@ -1,9 +1,10 @@
 """Bytes at a URL: a local path, memory, or any store that fsspec knows."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -73,6 +74,14 @@ class Folder:
     def sizes(self) -> dict[str, int]:
         """Bytes of each file that lies directly in the folder."""
         return {name: info["size"] for name, info in self._children().items() if info["type"] != "directory"}
+
+    def changed(self) -> float | None:
+        """When a file right in the folder was last written, in seconds since 1970; None if that is not known.
+
+        By the clock of the store, so never to be compared with one of another.
+        """
+        times = [_written(info) for info in self._children().values()]
+        return max((time for time in times if time is not None), default=None)
 
     def exists(self, path: str = "") -> bool:
         return self._store.exists(self._at(path) if path else self._root)
@@ -215,3 +224,13 @@ class Folder:
         moved.url, moved._fs, moved._root = url, self._fs, root
         moved._retry, moved._secrets = retry or self._retry, self._secrets
         return moved
+
+
+def _written(info: Mapping[str, Any]) -> float | None:
+    for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
+        value = info.get(key)
+        if isinstance(value, datetime):
+            return value.timestamp()
+        if isinstance(value, int | float):
+            return float(value)
+    return None

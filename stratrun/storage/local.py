@@ -200,4 +200,5 @@ def _info(entry: os.DirEntry[str]) -> dict[str, Any]:
         found = entry.stat()
     except FileNotFoundError:
         found = entry.stat(follow_symlinks=False)  # a link that leads nowhere
-    return {"type": "directory" if entry.is_dir() else "file", "size": found.st_size}
+    kind = "directory" if entry.is_dir() else "file"
+    return {"type": kind, "size": found.st_size, "mtime": found.st_mtime}

@@ -84,10 +84,6 @@ class RemoteStore:
         for done in range(0, len(view), _REQUEST):
             self._read_once(at, start + done, view[done : done + _REQUEST])
 
-    def put(self, at: str, data: bytes) -> None:
-        """Write a file in one request."""
-        self.guard("writing", at, lambda seconds: self.call(seconds, "pipe_file", at, data))
-
     def create(self, at: str, data: bytes) -> None:
         """Write a file that must not be there yet."""
         self._make_parent(at)

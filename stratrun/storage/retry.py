@@ -122,9 +122,9 @@ def kind_on_disk(error: BaseException) -> Kind:
 
 
 def kind_of(error: BaseException) -> Kind:
-    """For remote stores: what the server said decides, before what the library made of it."""
+    """For remote stores: broken answers, then what the server said, then what the library made of it."""
     links = list(chain(error))
-    for judge in (_by_answer, _by_class):
+    for judge in (_by_name, _by_answer, _by_class):
         for link in links:
             if (kind := judge(link)) is not None:
                 return kind
@@ -166,13 +166,15 @@ def _by_answer(error: BaseException) -> Kind | None:
     return None
 
 
+def _by_name(error: BaseException) -> Kind | None:
+    broken = isinstance(error, ShortBody) or not _TRANSIENT_CLASSES.isdisjoint(_names(error))
+    return Kind.TRANSIENT if broken else None
+
+
 def _by_class(error: BaseException) -> Kind | None:
-    names = {base.__name__ for base in type(error).__mro__}
-    if isinstance(error, ShortBody) or names & _TRANSIENT_CLASSES:
-        return Kind.TRANSIENT
     if isinstance(error, (*ANSWERS, PermissionError)):
         return Kind.FINAL
-    if isinstance(error, ConnectionError | TimeoutError) or names & _AWAY_CLASSES:
+    if isinstance(error, ConnectionError | TimeoutError) or not _AWAY_CLASSES.isdisjoint(_names(error)):
         return Kind.AWAY
     number = error.errno if isinstance(error, OSError) else None
     if number in _AWAY_ERRNO:
@@ -180,3 +182,7 @@ def _by_class(error: BaseException) -> Kind | None:
     if number in _TRANSIENT_ERRNO:
         return Kind.TRANSIENT
     return Kind.FINAL if number is not None else None
+
+
+def _names(error: BaseException) -> set[str]:
+    return {base.__name__ for base in type(error).__mro__}

@@ -25,7 +25,7 @@ class Upload:
         self._store = store
         self._guard = guard
         self._at = at
-        self._buffer = bytearray()
+        self._buffer = io.BytesIO()
         self._parts = 0
         self.moved = time.monotonic()
 
@@ -33,10 +33,10 @@ class Upload:
         view = block.cast("B")
         while view:
             size = _PART * (1 + self._parts // _SAME_SIZE)
-            taken = view[: size - len(self._buffer)]
-            self._buffer += taken
+            taken = view[: size - self._buffer.tell()]
+            self._buffer.write(taken)
             view = view[len(taken) :]
-            if len(self._buffer) == size and view:
+            if self._buffer.tell() == size and view:
                 self._flush()
 
     def finish(self) -> None:
@@ -44,7 +44,7 @@ class Upload:
             self._flush()
             self._complete()
         else:
-            self._store.put(self._at, bytes(self._buffer))
+            self._send_whole(self._buffer.getvalue())
 
     def abort(self) -> None:
         """Leave nothing behind, as far as the store lets us."""
@@ -53,13 +53,17 @@ class Upload:
         if not self._parts:
             self._begin()
         self._parts += 1
-        data, self._buffer = self._buffer, bytearray()
+        data = self._buffer.getvalue()
+        self._buffer = io.BytesIO()
         self._send(self._parts, data)
+
+    def _send_whole(self, data: bytes) -> None:
+        raise NotImplementedError
 
     def _begin(self) -> None:
         raise NotImplementedError
 
-    def _send(self, number: int, data: bytearray) -> None:
+    def _send(self, number: int, data: bytes) -> None:
         raise NotImplementedError
 
     def _complete(self) -> None:
@@ -78,13 +82,18 @@ class StreamUpload(Upload):
             with suppress(Exception):
                 self._store.call(_ABORT_SECONDS, "rm_file", self._at)
 
+    def _send_whole(self, data: bytes) -> None:
+        self._guard(
+            "writing", self._at, lambda seconds: self._store.call(seconds, "pipe_file", self._at, data)
+        )
+
     def _begin(self) -> None:
         self._stream = self._store.within(self._guard.retry.deadline, self._opened)
 
     def _opened(self) -> Any:
         return self._store.fs.open(self._at, "wb")
 
-    def _send(self, number: int, data: bytearray) -> None:
+    def _send(self, number: int, data: bytes) -> None:
         self._store.within(self._guard.retry.deadline, lambda: self._stream.write(data))
         self.moved = time.monotonic()
 
@@ -110,20 +119,23 @@ class S3Upload(Upload):
             with suppress(Exception):
                 self._store.call(_ABORT_SECONDS, "call_s3", "abort_multipart_upload", **self._place)
 
+    def _send_whole(self, data: bytes) -> None:
+        self._request("put_object", data)
+
     def _begin(self) -> None:
         answered = self._request("create_multipart_upload")
         self._place["UploadId"] = answered["UploadId"]
         self._pool = ThreadPoolExecutor(_IN_FLIGHT, thread_name_prefix="stratrun-upload")
 
-    def _send(self, number: int, data: bytearray) -> None:
+    def _send(self, number: int, data: bytes) -> None:
         assert self._pool is not None
         self._size += len(data)
         if len(self._flying) == _IN_FLIGHT:
             self._flying.pop(0).result()
         self._flying.append(self._pool.submit(self._put, number, data))
 
-    def _put(self, number: int, data: bytearray) -> None:
-        self._tags[number] = self._request("upload_part", PartNumber=number, Body=data)["ETag"]
+    def _put(self, number: int, data: bytes) -> None:
+        self._tags[number] = self._request("upload_part", data, PartNumber=number)["ETag"]
 
     def _complete(self) -> None:
         for future in self._flying:
@@ -150,8 +162,13 @@ class S3Upload(Upload):
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
 
-    def _request(self, method: str, **kwargs: Any) -> Any:
-        return self._guard("writing", self._at, lambda seconds: self._call(seconds, method, **kwargs))
+    def _request(self, method: str, data: bytes | None = None, **kwargs: Any) -> Any:
+        def attempt(seconds: float) -> Any:
+            # Each try has a stream of its own; all share the bytes.
+            body = {} if data is None else {"Body": io.BytesIO(data)}
+            return self._call(seconds, method, **body, **kwargs)
+
+        return self._guard("writing", self._at, attempt)
 
     def _call(self, seconds: float, method: str, **kwargs: Any) -> Any:
         return self._store.call(seconds, "call_s3", method, **self._place, **kwargs)
