@@ -46,7 +46,7 @@ def the_run_to_resume_is_not_there(folder: Path) -> None:
     CheckpointCorruptedError,
     "every checkpoint in",
     "step 4",
-    "checksum",
+    "digest",
     prepare=a_damaged_run,
     shows="running",
 )
