@@ -137,8 +137,16 @@ class BlockReader:
     def _check(self, block: _Block, found: memoryview) -> None:
         if zlib.crc32(found) != block.crc32:
             raise CheckpointCorruptedError(
-                f"{block.file} is damaged: the checksum of bytes {block.start} to {block.stop} does not match"
+                f"{block.file} is damaged: the checksum of bytes {block.start} to {block.stop}, which are "
+                f"{self._owner(block)}, does not match"
             )
+
+    def _owner(self, block: _Block) -> str:
+        """What a block is of, for who has to know what is lost."""
+        for name, entry in self._index.tensors.items():
+            if any(s.file == block.file and s.start <= block.start < s.stop for s in entry.slices):
+                return f"of {name!r}"
+        return "of no tensor"
 
     def _check_header(self, file: str, slices: list[Slice]) -> None:
         header = memoryview(bytearray(slices[0].start))

@@ -1,6 +1,5 @@
 """The weights of a checkpoint as one safetensors file, for whoever runs the model without this framework."""
 
-import ctypes
 import json
 import os
 import secrets
@@ -15,6 +14,7 @@ from stratrun.checkpoint import layout
 from stratrun.checkpoint.discovery import look_into, neighbours
 from stratrun.checkpoint.reader import StoredCheckpoint, damage
 from stratrun.checkpoint.selection import locate
+from stratrun.checkpoint.shards import DTYPES, code_of, memory_of
 from stratrun.checkpoint.source import TensorSource
 from stratrun.checkpoint.weights import MODEL, missing
 from stratrun.errors import (
@@ -30,26 +30,6 @@ EMA = "EMAHook"
 """What the states of hooks that average weights are called by, perhaps with a number behind it."""
 SUFFIX = ".safetensors"
 _CHOICES = {"model": "the weights that training goes on with", "ema": "their moving averages"}
-_CODES: dict[torch.dtype, str] = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
-    torch.complex64: "C64",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.int16: "I16",
-    torch.int8: "I8",
-    torch.uint64: "U64",
-    torch.uint32: "U32",
-    torch.uint16: "U16",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
 _BLOCK = 16 << 20
 _ALIGNMENT = 64
 
@@ -77,7 +57,7 @@ def export_weights(
     source_options: Mapping[str, Any] | None = None,
     output_options: Mapping[str, Any] | None = None,
 ) -> Exported:
-    """Write the weights of a checkpoint to one safetensors file, one tensor in memory at a time.
+    """Write the weights of a checkpoint to one safetensors file, one tensor in memory at a time, or a few small ones.
 
     Every byte is verified as it is read. The file appears whole or not at all. Tied tensors are
     written under each of their names, so that the file loads with ``strict=True``; `load_from` and
@@ -136,7 +116,7 @@ def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
     Raises:
         ConfigError: it is no dtype of floating point numbers.
     """
-    known = {str(one).removeprefix("torch."): one for one in _CODES if one.is_floating_point}
+    known = {str(one).removeprefix("torch."): one for one in DTYPES.values() if one.is_floating_point}
     name = str(dtype).removeprefix("torch.")
     if dtype is not None and name not in known:
         raise ConfigError(f"dtype={dtype!r} is unknown; {nearest(name, known)}")
@@ -156,8 +136,9 @@ def _export(folder: Folder, target: Folder, weights: str, dtype: torch.dtype | N
         # Two pieces: one piece alone might be taken for memory that is padded to whole pages.
         yield memoryview(head)[:8]
         yield memoryview(head)[8:]
+        values = source.read(tensors[name] for name in order)
         for name in order:
-            yield from _bytes_of(_converted(source.read(tensors[name]), dtype, name))
+            yield from _bytes_of(_converted(next(values), dtype, name))
 
     _write(target, blocks, force)
     left_out = tuple(name for name in state if name not in tensors)
@@ -213,10 +194,12 @@ def _head(
     at = 0
     for name, tensor in tensors.items():
         kind = _kind(tensor, dtype)
-        if kind not in _CODES:
-            raise CheckpointError(f"{name!r} is of dtype {kind}, which safetensors files do not have")
         size = tensor.numel() * kind.itemsize
-        fields[name] = {"dtype": _CODES[kind], "shape": list(tensor.shape), "data_offsets": [at, at + size]}
+        fields[name] = {
+            "dtype": code_of(name, kind),
+            "shape": list(tensor.shape),
+            "data_offsets": [at, at + size],
+        }
         at += size
     text = json.dumps(fields, separators=(",", ":")).encode("ascii")
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
@@ -238,24 +221,21 @@ def _converted(tensor: Tensor, dtype: torch.dtype | None, name: str) -> Tensor:
 
 
 def _bytes_of(tensor: Tensor) -> Iterator[memoryview]:
-    tensor = tensor.contiguous()
-    size = tensor.numel() * tensor.element_size()
-    if size:
-        memory = memoryview((ctypes.c_char * size).from_address(tensor.data_ptr())).cast("B")
-        for start in range(0, size, _BLOCK):
-            # The generator keeps the tensor, and with it the memory, until the block is written.
-            yield memory[start : start + _BLOCK]
+    memory = memory_of(tensor)
+    for start in range(0, len(memory), _BLOCK):
+        # The generator keeps the tensor, and with it the memory, until the block is written.
+        yield memory[start : start + _BLOCK]
 
 
 def _write(target: Folder, blocks: Callable[[], Iterable[memoryview]], force: bool) -> None:
     folder, name = target.parent, target.name
     if not folder.is_local:
         # Such a store shows a file when it is complete, and has no renaming.
-        _put(folder, name, blocks)
+        folder.write_blocks(name, blocks)
         return
     beside = f".{name[:200]}.{secrets.token_hex(4)}.part"
     try:
-        _put(folder, beside, blocks)
+        folder.write_blocks(beside, blocks)
         if force:
             os.replace(f"{folder.local_path()}/{beside}", f"{folder.local_path()}/{name}")
             folder.sync()
@@ -264,9 +244,3 @@ def _write(target: Folder, blocks: Callable[[], Iterable[memoryview]], force: bo
     except BaseException:
         folder.remove(beside)
         raise
-
-
-def _put(folder: Folder, name: str, blocks: Callable[[], Iterable[memoryview]]) -> None:
-    with folder.open(name, "wb") as stream:
-        for block in blocks():
-            stream.write(block)

@@ -1,6 +1,7 @@
-"""A checkpoint's shared state with its tensors left where they are, to be fetched one by one."""
+"""A checkpoint's shared state with its tensors left where they are, to be fetched a few at a time."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -9,8 +10,11 @@ from torch import Tensor
 from stratrun.checkpoint import layout
 from stratrun.checkpoint.reader import StoredCheckpoint
 from stratrun.checkpoint.shards import DTYPES
-from stratrun.checkpoint.tree import tensor_names, unflatten
+from stratrun.checkpoint.tree import entries_of, tensor_names, unflatten
 from stratrun.errors import CheckpointCorruptedError
+
+_AT_ONCE = 64 << 20
+"""Bytes that are fetched together; a larger tensor is fetched alone."""
 
 
 class TensorSource:
@@ -25,42 +29,51 @@ class TensorSource:
             CheckpointCorruptedError: state or index are not as written.
         """
         self._stored = stored
-        self._shared = stored.skeleton
-        self._index = stored.index.tensors
         self._places: dict[str, Tensor] = {}
         self._names: dict[int, str] = {}
 
     def parts(self, *path: str) -> list[str]:
         """What there is below a path."""
-        here = self._at(path)
-        return list(here) if isinstance(here, dict) else []
+        return list(entries_of(self._at(path)))
 
     def part(self, *path: str) -> Any:
         """What lies at a path; None if there is nothing."""
         here = self._at(path)
         return unflatten(here, {name: self._placed(name) for name in tensor_names(here)})
 
-    def read(self, tensor: Tensor) -> Tensor:
-        """The data of a tensor that `part` has given, verified.
+    def read(self, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The data of tensors that `part` has given, each verified, and not kept here.
 
         Raises:
-            CheckpointCorruptedError: it is not as written.
-            CheckpointError: it is of a kind that cannot be read alone.
+            CheckpointCorruptedError: one is not as written.
         """
-        name = self._names[id(tensor)]
-        return self._stored.read_tensors([name])[name]
+        batch: list[str] = []
+        size = 0
+        for tensor in tensors:
+            if batch and size + tensor.nbytes > _AT_ONCE:
+                yield from self._fetched(batch)
+                batch, size = [], 0
+            batch.append(self._names[id(tensor)])
+            size += tensor.nbytes
+        yield from self._fetched(batch)
+
+    def _fetched(self, names: list[str]) -> Iterator[Tensor]:
+        found, left = self._stored.read_tensors(set(names)), Counter(names)
+        for name in names:
+            left[name] -= 1
+            yield found[name] if left[name] else found.pop(name)
 
     def _at(self, path: tuple[str, ...]) -> Any:
-        here = self._shared
+        here = self._stored.skeleton
         for key in path:
-            here = here.get(key) if isinstance(here, Mapping) else None
+            here = entries_of(here).get(key)
         return here
 
     def _placed(self, name: str) -> Tensor:
-        if name not in self._index:
+        entry = self._stored.index.tensors.get(name)
+        if entry is None:
             raise CheckpointCorruptedError(f"{layout.INDEX} lacks {name!r}")
         if name not in self._places:
-            place = self._index[name]
-            made = torch.empty(place.shape, dtype=DTYPES[place.dtype], device="meta")
+            made = torch.empty(entry.shape, dtype=DTYPES[entry.dtype], device="meta")
             self._places[name], self._names[id(made)] = made, name
         return self._places[name]

@@ -1,5 +1,8 @@
 """From the words of a command to the module that does it."""
 
+import os
+import select
+import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib import import_module
@@ -25,7 +28,25 @@ def command(argv: Sequence[str]) -> int | None:
     module = import_module(COMMANDS[name].module)
     parser = _parser(name, COMMANDS[name])
     module.add_arguments(parser)
-    return int(module.run(_understood(name, parser, rest)))
+    given = _understood(name, parser, rest)
+    try:
+        code = int(module.run(given))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _is_unread():
+            raise
+        return 0  # whoever read the output has seen enough of it, as `head` does
+    return code
+
+
+def _is_unread() -> bool:
+    """Whether nobody reads the output any more. If so, nothing tries to write what is left of it."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _parser(name: str, about: Command) -> Parser:

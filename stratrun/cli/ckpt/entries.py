@@ -5,15 +5,14 @@ import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from typing import Any, Literal
 
 from stratrun.checkpoint import layout
 from stratrun.checkpoint.layout import Manifest
+from stratrun.checkpoint.opening import open_manifest, read_json
 from stratrun.errors import CheckpointCorruptedError, CheckpointError, ConfigError
 from stratrun.storage import Folder
 
-IN_WORK_DIR = "checkpoints"
 _BESIDE = re.compile(r"\.(staging|trash)-(step-\d+)(?:\.([\w-]+))?.*")
 _AT_ONCE = 8
 # More than states are large; beyond it a listing goes without metrics.
@@ -69,12 +68,12 @@ def entry_of(root: Folder, name: str) -> Entry:
     sizes = folder.sizes()
     match = _BESIDE.fullmatch(name)
     step = layout.step_of(match[2] if match else name)
-    entry = Entry(folder, step or 0, "committed", size=sum(sizes.values()), changed=changed(folder))
+    entry = Entry(folder, step or 0, "committed", size=sum(sizes.values()), changed=folder.changed())
     if match is not None:
         return replace(entry, state="staged" if match[1] == "staging" else "discarded", run_id=match[3])
     if layout.COMMITTED not in sizes:
         return replace(entry, state="unfinished")
-    return _looked_at(entry, sizes)
+    return _looked_at(entry)
 
 
 def best_of(entries: list[Entry]) -> dict[str, list[int]]:
@@ -96,33 +95,11 @@ def best_of(entries: list[Entry]) -> dict[str, list[int]]:
     }
 
 
-def changed(folder: Folder) -> float | None:
-    """When a file right in the folder was last written, in seconds since 1970, if the store tells."""
-    times = [_seconds(info) for info in folder._children().values()]
-    return max((time for time in times if time is not None), default=None)
-
-
-def _seconds(info: Mapping[str, Any]) -> float | None:
-    for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
-        value = info.get(key)
-        if isinstance(value, datetime):
-            return value.timestamp()
-        if isinstance(value, int | float):
-            return float(value)
-    return None
-
-
-def _looked_at(entry: Entry, sizes: Mapping[str, int]) -> Entry:
+def _looked_at(entry: Entry) -> Entry:
     """The entry with what manifest and state say of it, and whether they belong together."""
     try:
-        manifest = _manifest(entry.folder, sizes)
+        manifest = open_manifest(entry.folder)
         entry = replace(entry, run_id=manifest.run_id, ranks=manifest.world_size)
-        if manifest.step != entry.step:
-            raise CheckpointCorruptedError(f"{entry.name} holds step {manifest.step}")
-        for file, digest in manifest.files.items():
-            if sizes.get(file) != digest.size:
-                found = f"has {sizes[file]} bytes, not {digest.size}" if file in sizes else "is missing"
-                raise CheckpointCorruptedError(f"{file} {found}")
         return replace(entry, meta=_meta(entry.folder, manifest))
     except (CheckpointCorruptedError, FileNotFoundError, ConfigError) as error:
         return replace(entry, state="damaged", reason=str(error))
@@ -130,23 +107,10 @@ def _looked_at(entry: Entry, sizes: Mapping[str, int]) -> Entry:
         return replace(entry, state="unreadable", reason=str(error))
 
 
-def _manifest(folder: Folder, sizes: Mapping[str, int]) -> Manifest:
-    if layout.MANIFEST not in sizes:
-        raise CheckpointCorruptedError(f"{layout.MANIFEST} is missing")
-    data = folder.read_bytes(layout.MANIFEST, limit=layout.MANIFEST_LIMIT)
-    mark = layout.marker(data)
-    if folder.read_bytes(layout.COMMITTED, limit=len(mark)) != mark:
-        raise CheckpointCorruptedError(f"{layout.COMMITTED} and {layout.MANIFEST} do not belong together")
-    return Manifest.parse(data)
-
-
 def _meta(folder: Folder, manifest: Manifest) -> dict[str, Any]:
     if manifest.files[layout.STATE].size > _STATE_LIMIT:
         return {}
-    data = folder.read_bytes(layout.STATE, limit=_STATE_LIMIT)
-    if layout.digest_of(data) != manifest.files[layout.STATE]:
-        raise CheckpointCorruptedError(f"{layout.STATE} is damaged: its digest does not match")
-    meta = _plain(layout.parse_json(data, layout.STATE).get("meta"))
+    meta = _plain(read_json(folder, layout.STATE, manifest).get("meta"))
     return meta if isinstance(meta, dict) else {}
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from stratrun.cli.ckpt.entries import IN_WORK_DIR, Entry, entries_in, entry_of, kind_of
+from stratrun.checkpoint.discovery import IN_WORK_DIR
+from stratrun.cli.ckpt.entries import Entry, entries_in, entry_of, kind_of
 from stratrun.errors import CheckpointError, CheckpointNotFoundError, ConfigError, StratrunError, nearest
 from stratrun.storage import Folder
 
@@ -50,6 +51,13 @@ def told() -> Iterator[None]:
         raise
     except OSError as error:
         raise CheckpointError(f"{type(error).__name__}: {error}") from error
+
+
+def is_single(given: Namespace) -> bool:
+    """Whether PATH is about one checkpoint by its form, and not about all in a folder."""
+    return (
+        bool(_NAMED.fullmatch(given.path)) or kind_of(given.path.rstrip("/").rpartition("/")[2]) is not None
+    )
 
 
 def folder_and_entries(given: Namespace) -> tuple[Folder, list[Entry]]:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from stratrun.cli.ckpt import text
-from stratrun.cli.ckpt.entries import Entry, best_of, kind_of
-from stratrun.cli.ckpt.places import add_place, folder_and_entries, told
+from stratrun.cli.ckpt.entries import Entry, best_of
+from stratrun.cli.ckpt.places import add_place, folder_and_entries, is_single, told
 from stratrun.errors import CheckpointNotFoundError, ConfigError, nearest
 from stratrun.storage import Folder
 
@@ -67,7 +67,7 @@ def run(given: Namespace) -> int:
         )
     with told():
         folder, entries = folder_and_entries(given)
-        if kind_of(given.path.rstrip("/").rpartition("/")[2]) is not None:
+        if is_single(given):
             raise ConfigError(f"{given.path} is a single checkpoint; give the folder that it is in, {folder}")
         going = _plan(_of_run(entries, given.run, folder), policy, verify=not given.no_verify)
         if not going:

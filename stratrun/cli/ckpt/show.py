@@ -69,17 +69,8 @@ def _tensors(entry: Entry) -> list[dict[str, Any]]:
     # Only now: it imports torch, which takes seconds.
     from stratrun.checkpoint import StoredCheckpoint
 
-    index = StoredCheckpoint(entry.folder).index.tensors
-    return [
-        {
-            "name": name,
-            "part": name.partition("/")[0],
-            "dtype": place.dtype,
-            "shape": list(place.shape),
-            "bytes": place.nbytes,
-        }
-        for name, place in index.items()
-    ]
+    tensors = StoredCheckpoint(entry.folder).describe()["tensors"]
+    return [{"name": name, "part": name.partition("/")[0], **about} for name, about in tensors.items()]
 
 
 def _fits(name: str, pattern: str | None) -> bool:
