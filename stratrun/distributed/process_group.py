@@ -95,9 +95,10 @@ def message_board(env: ProcessEnv) -> Store | None:
     What is put there can be read without the others taking part, so a rank that waits in vain can
     tell for whom. A connection of its own: a thread that waits for a key would keep others from theirs.
     """
-    line = next(_lines)
     if env.world_size == 1:
         return None
+    # Only of boards that all ranks have: one may have run alone before.
+    line = next(_lines)
     # Not there in all versions of torch that are supported.
     store = getattr(dist.group.WORLD, "get_group_store", lambda: None)()
     return None if store is None else PrefixStore(f"stratrun/messages/{line}", store.clone())
