@@ -79,8 +79,10 @@ def load_optimizer_state(
     ]
     values = {index[name]: _cloned(v) for name, v in state["state"].items()}
     rest = {k: v for k, v in state.items() if k not in ("state", "param_groups")}
+    # Asked for before loading, which adds a default that only torch's own optimizers have in their groups.
+    expected = set(optimizer.defaults)
     optimizer.load_state_dict({"state": values, "param_groups": groups, **rest})
-    lacking = sorted(optimizer.defaults.keys() - optimizer.param_groups[0].keys())
+    lacking = sorted(expected - optimizer.param_groups[0].keys())
     if lacking:
         raise CheckpointError(
             f"optimizer {key!r}, {type(optimizer).__name__}, is of another class than the checkpoint's; "
@@ -92,4 +94,6 @@ def _cloned(values: Any) -> Any:
     """Tensors of their own, which the optimizer may then update in place."""
     if isinstance(values, dict):
         return {name: _cloned(value) for name, value in values.items()}
+    if type(values) in (list, tuple):
+        return type(values)(map(_cloned, values))
     return values.clone() if isinstance(values, torch.Tensor) else values
