@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from copy import copy, deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -40,10 +40,10 @@ class _Inexact(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A tensor that is not copied, as it must not change."""
+    """A tensor that is not copied: it must not change, or is put back in place where `version` is None."""
 
     tensor: Tensor
-    version: int
+    version: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +84,9 @@ class Rescue:
         self._updated = False
         self._buffers.keep()
         self._whole = _Whole(
-            shared=_frozen(persistence.beside_engine(run)),
-            own=_frozen(persistence.own_state(run, records=False)),
-            settings=_frozen(self._settings()),
+            shared=self._frozen(persistence.beside_engine(run)),
+            own=self._frozen(persistence.own_state(run, records=False)),
+            settings=self._frozen(self._settings()),
             versions=[parameter._version for parameter in self._parameters],
             meta=persistence.describe(run),
         )
@@ -129,9 +129,8 @@ class Rescue:
             reason = str(inexact)
         self._come_together(iteration, reason)
         run.call_hooks("before_save_checkpoint", checkpoint=shared)
-        url = run.checkpointer.save(iteration, shared, own, meta=whole.meta)
-        run.checkpointer.apply_retention(keep_last, protect)
-        return url
+        keeping: dict[str, Any] = {"keep_last": keep_last, "protect": protect}
+        return run.checkpointer.save(iteration, shared, own, meta=whole.meta, **keeping)
 
     def _come_together(self, iteration: int, reason: str | None) -> None:
         """Go on only with all ranks, and only if the state is whole on each."""
@@ -158,17 +157,18 @@ class Rescue:
         return shared, {**persistence.own_state(run), **own}
 
     def _refuse_changes(self, whole: _Whole) -> None:
+        run, module = self._run, self._run.engine.state_module
         after = f"after iteration {whole.meta['iter']}"
-        module, optimizers = self._run.engine.state_module, self._run.engine.optimizers
+        if (run.state.iter, run.state.epoch) != (whole.meta["iter"], whole.meta["epoch"]):
+            what = "an epoch" if run.state.iter == whole.meta["iter"] else f"iteration {run.state.iter}"
+            raise _Inexact(f"{what} has ended {after}, and not all hooks have done their part for it")
         if self._updated or [parameter._version for parameter in self._parameters] != whole.versions:
-            raise _Inexact(f"the parameters have begun to change {after}, which was not finished with")
-        if list(optimizers.values()) != self._optimizers or not self._buffers.are_those_of(module):
-            raise _Inexact(f"tensors of the model, or its optimizers, were exchanged {after}")
-        if self._run.state.epoch != whole.meta["epoch"]:
-            raise _Inexact(f"the end of the epoch {after} was not finished with")
-        window = self._run.engine.own_state()["window"]
-        if (window and window["batches"]) != (whole.own["window"] and whole.own["window"]["batches"]):
-            raise _Inexact(f"an accumulation window has gone on {after}")
+            raise _Inexact(f"the parameters have begun to change {after}")
+        same = _are_same(run.engine.optimizers.values(), self._optimizers)
+        if not (
+            same and _are_same(module.parameters(), self._parameters) and self._buffers.are_those_of(module)
+        ):
+            raise _Inexact(f"parameters, buffers or optimizers were exchanged for others {after}")
 
     def _watch(self, run: Run) -> None:
         """Be told of each update before it begins, whatever calls for it."""
@@ -197,14 +197,25 @@ class Rescue:
     def _settings(self) -> list[dict[str, Any]]:
         return [{k: v for k, v in group.items() if k != "params"} for group in self._groups()]
 
+    def _frozen(self, tree: Any) -> Any:
+        """A copy of plain values; tensors are only held, with what tells whether they have changed."""
+
+        def leaf(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return deepcopy(value)
+            return _Held(value, None if value in self._buffers else value._version)
+
+        return _mapped(tree, leaf)
+
     def _newest(self) -> str:
+        folder, begun = self._run.checkpointer.folder, self._run.last_checkpoint
         try:
-            steps = committed_steps(self._run.checkpointer.folder)
+            steps = committed_steps(folder)
         except Exception as error:
             return f"which checkpoint is the newest cannot be told: {error}"
-        if not steps:
-            return "there is no checkpoint yet"
-        return f"the newest checkpoint is {self._run.checkpointer.folder.child(name_of(steps[-1]))}"
+        newest = folder.child(name_of(steps[-1])).url if steps else None
+        text = f"the newest checkpoint is {newest}" if newest else "there is no checkpoint yet"
+        return text if begun in (None, newest) else f"{text}, and {begun} is being written"
 
     def _tell(self, error: BaseException, text: str) -> None:
         error.add_note(f"stratrun: {text}")
@@ -217,15 +228,20 @@ class _Buffers:
 
     def __init__(self) -> None:
         self._live: list[Tensor] = []
+        self._ids: set[int] = set()
         self._copies: list[Tensor | None] = []
         self._versions: list[int] = []
 
     def look_at(self, module: nn.Module) -> None:
         self._live = list(module.buffers())
+        self._ids = {id(buffer) for buffer in self._live}
         self._copies, self._versions = [None] * len(self._live), [-1] * len(self._live)
 
+    def __contains__(self, tensor: Tensor) -> bool:
+        return id(tensor) in self._ids
+
     def are_those_of(self, module: nn.Module) -> bool:
-        return [id(one) for one in module.buffers()] == [id(one) for one in self._live]
+        return _are_same(module.buffers(), self._live)
 
     def keep(self) -> None:
         """Copy those that have changed since the last time."""
@@ -246,19 +262,12 @@ class _Buffers:
                 buffer.copy_(copied)
 
 
-def _frozen(tree: Any) -> Any:
-    """A copy of plain values; tensors are only held, with what tells whether they have changed."""
-
-    def leaf(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return _Held(value, value._version)
-        return deepcopy(value)
-
-    return _mapped(tree, leaf)
+def _are_same(some: Iterable[object], others: Iterable[object]) -> bool:
+    return [id(one) for one in some] == [id(one) for one in others]
 
 
 def _thawed(tree: Any) -> Any:
-    """What was frozen.
+    """What was frozen, of which tensors are only held.
 
     Raises:
         _Inexact: a tensor of it has changed since.
@@ -267,8 +276,8 @@ def _thawed(tree: Any) -> Any:
     def leaf(value: Any) -> Any:
         if not isinstance(value, _Held):
             return value
-        if value.tensor._version != value.version:
-            raise _Inexact("a tensor of the state was changed by the iteration that was broken off")
+        if value.version is not None and value.tensor._version != value.version:
+            raise _Inexact("the iteration that was broken off has changed tensors that are not copied")
         return value.tensor
 
     return _mapped(tree, leaf)
