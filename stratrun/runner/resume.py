@@ -124,8 +124,7 @@ def _resume(runner: RunnerContext, ranks: Collectives, form: Form) -> str | None
     persistence.restore_shared(runner, loaded.shared)
     runner.checkpointer.claim(after=runner.iter)
     runner.call_hooks("after_load_checkpoint", checkpoint=loaded.shared)
-    owns = getattr(loaded, "owns", [])
-    persistence.restore_own(runner, loaded.own, loaded.shared["data"], owns)
+    persistence.restore_own(runner, loaded.own, loaded.shared["data"], loaded.owns)
     told = f"resumed from {loaded.url} (epoch {runner.epoch}, iteration {runner.iter})"
     saved = loaded.meta["world_size"]
     if saved != ranks.world_size:
