@@ -46,7 +46,7 @@ def test_a_new_run_with_all_parts_of_another_is_its_continuation(saved: str, tmp
         randomness={"seed": 77},
     )
     assert same(weights(rest.model), weights(truth.model))
-    assert rest.iter == truth.iter
+    assert (rest.iter, rest.seed) == (truth.iter, truth.seed)
     assert [hook.count for hook in rest.hooks if isinstance(hook, Counting)] == [18]
     assert (Path(rest.work_dir) / "checkpoints" / "step-00000018").exists()
     assert words.said[0] == (
@@ -83,6 +83,17 @@ def test_moments_come_with_learning_rates_unless_the_run_has_a_schedule_of_its_o
         assert {name: int(one["step"]) for name, one in state["state"].items()} == dict.fromkeys(
             weights(run.model), 8
         )
+
+
+def test_the_loss_scale_comes_with_the_part_called_precision(tmp_path: Path) -> None:
+    scaled = {"type": "16-mixed", "init_scale": 2.0, "growth_interval": 5}
+    first = train(tmp_path / "first", precision=scaled)
+    for parts, scale in ((["model", "precision"], 2.0 * 2**3), (["model"], 4.0)):
+        wanted = {"path": first.last_checkpoint, "parts": parts}
+        run = load(
+            tmp_path / str(len(parts)), load_from=wanted, precision={"type": "16-mixed", "init_scale": 4.0}
+        )
+        assert run.engine.shared_state()["precision"]["scale"] == scale
 
 
 def test_a_job_without_training_takes_the_weights_and_a_later_training_the_rest(

@@ -168,3 +168,18 @@ def misfit(work_dir: str, path: str) -> str:
 def test_what_does_not_fit_on_any_rank_is_told_once(saved: str, two_ranks: Ranks, tmp_path: Path) -> None:
     for told in two_ranks(misfit, str(tmp_path / "two"), saved):
         assert told.count("it lacks 'body.weight'") == 1
+
+
+def misfit_on_rank_1(work_dir: str, path: str) -> str:
+    body = "trunk" if torch.distributed.get_rank() == 1 else "body"
+    with pytest.raises(CheckpointError) as caught:
+        train(work_dir, network(body=body), load_from=path)
+    return str(caught.value)
+
+
+def test_a_model_that_differs_on_one_rank_is_an_error_on_all(
+    saved: str, two_ranks: Ranks, tmp_path: Path
+) -> None:
+    for told in two_ranks(misfit_on_rank_1, str(tmp_path / "two"), saved):
+        assert "failed on rank 1" in told
+        assert "it lacks 'trunk.weight'" in told
