@@ -57,11 +57,12 @@ def export_weights(
     source_options: Mapping[str, Any] | None = None,
     output_options: Mapping[str, Any] | None = None,
 ) -> Exported:
-    """Write the weights of a checkpoint to one safetensors file, one tensor in memory at a time, or a few small ones.
+    """Write the weights of a checkpoint to one safetensors file.
 
-    Every byte is verified as it is read. The file appears whole or not at all. Tied tensors are
-    written under each of their names, so that the file loads with ``strict=True``; `load_from` and
-    ``safetensors.torch.load_file`` read it. Its header has the step and the run that it is from.
+    One tensor is in memory at a time, or a few small ones. Every byte is verified as it is read, and
+    the file appears whole or not at all. Tied tensors are written under each of their names, so that
+    the file loads with ``strict=True``; `load_from` and ``safetensors.torch.load_file`` read it. Its
+    header has the step and the run that it is from.
 
     Args:
         source: A checkpoint, or a folder of them or a work dir for the newest, or with ``/best``.

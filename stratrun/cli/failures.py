@@ -6,25 +6,37 @@ import sys
 import traceback
 from pathlib import Path
 
-from stratrun.errors import CheckpointError, CheckpointNotFoundError, StratrunError
+from stratrun.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    PeerError,
+    StorageError,
+    StratrunError,
+)
 
 MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
+# Of our own errors those that no other command line would have spared the user.
+_FAILURES = (CheckpointError, PeerError, StorageError)
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
 
-def report(error: BaseException) -> int:
-    """Say on stderr what went wrong. Returns the exit code."""
-    text, code = _told(error)
+def report(error: BaseException, hint: str = "--resume goes on from the newest checkpoint") -> int:
+    """Say on stderr what went wrong. Returns the exit code.
+
+    Args:
+        hint: How to go on after Ctrl-C.
+    """
+    text, code = _told(error, hint)
     if _is_first_to_say(text):
         sys.stderr.write(f"{_who(error)}{text}")
     return code
 
 
-def _told(error: BaseException) -> tuple[str, int]:
+def _told(error: BaseException, hint: str) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
-        return "stratrun: interrupted; --resume goes on from the newest checkpoint\n", INTERRUPTED
+        return f"stratrun: interrupted{'; ' if hint else ''}{hint}\n", INTERRUPTED
     whole = os.environ.get("STRATRUN_FULL_TRACEBACK", "") not in ("", "0")
-    final = isinstance(error, CheckpointError) and not isinstance(error, CheckpointNotFoundError)
+    final = isinstance(error, _FAILURES) and not isinstance(error, CheckpointNotFoundError)
     code = MISTAKE if isinstance(error, StratrunError) and not final else FAILURE
     if not isinstance(error, StratrunError) or whole:
         return _traceback(error, whole), code

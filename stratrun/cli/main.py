@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from stratrun.cli.arguments import parse
+from stratrun.cli.commands import named_in
 from stratrun.cli.dispatch import command
 from stratrun.cli.failures import report
 
@@ -30,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
 
         do(arguments)
     except (Exception, KeyboardInterrupt) as error:
-        return report(error)
+        return report(error) if named_in(list(argv)) is None else report(error, hint="")
     return 0
 
 

@@ -78,7 +78,7 @@ class Folder:
     def changed(self) -> float | None:
         """When a file right in the folder was last written, in seconds since 1970; None if that is not known.
 
-        By the clock of the store, so never to be compared with one of another.
+        By the clock of the store, which may differ from the one here: good for days, and for no order.
         """
         times = [_written(info) for info in self._children().values()]
         return max((time for time in times if time is not None), default=None)

@@ -18,7 +18,7 @@ from stratrun.cli.job import settle
 from stratrun.cli.main import run
 from stratrun.cli.predictions import line
 from stratrun.distributed import program_command, torchrun_command
-from stratrun.errors import CheckpointError, CheckpointNotFoundError, ConfigError
+from stratrun.errors import CheckpointError, CheckpointNotFoundError, ConfigError, StorageError
 from stratrun.runner.invocation import Invocation
 
 
@@ -191,6 +191,7 @@ def caught(error: BaseException) -> BaseException:
         (ConfigError("lr=x is no number"), 2, "stratrun: error: lr=x is no number\n"),
         (CheckpointNotFoundError("none in w"), 2, "stratrun: error: none in w\n"),
         (CheckpointError("disk full"), 1, "stratrun: error: disk full\n"),
+        (StorageError("disk full"), 1, "stratrun: error: disk full\n"),
         (KeyboardInterrupt(), 130, "stratrun: interrupted; "),
     ],
 )

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load
 
 from stratrun.cli.main import run
 from stratrun.storage import Folder
-from tests.checkpoints import checkpointer, own_state, shared_state
+from tests.checkpoints import checkpointer, own_state, same, shared_state
+from tests.stores import Store
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -291,6 +293,32 @@ def test_a_mistyped_command_is_told_what_is_meant(command: Command, words: list[
     code, _, errors = command(*words)
     assert code == 2
     assert told in errors
+
+
+def test_a_store_is_reached_with_options_and_insisted_on(command: Command, s3: Store) -> None:
+    place = f"{s3.url}/digits"
+    saver = checkpointer(Folder(place, **s3.options).child("checkpoints"))
+    for step in (2, 3):
+        saver.save(step, shared_state(step), own_state(step))
+    words = [f"--storage-option={key}={json.dumps(value)}" for key, value in s3.options.items()]
+    with s3.faults(rate=0.05, seed=1):
+        listed = json.loads(command("ls", place, "--json", *words)[1])["checkpoints"]
+        assert [one["step"] for one in listed] == [2, 3]
+        assert all(one["saved"] for one in listed)
+        code, out, _ = command("verify", place, *words)
+        assert code == 0 and out.count("intact  ") == 2
+        assert command("export", place, "-o", f"{place}/w.safetensors", *words)[0] == 0
+        assert command("prune", place, "--keep-last", "1", "--yes", *words)[0] == 0
+    keys = s3.keys()
+    steps = {key.partition("/checkpoints/")[2].partition("/")[0] for key in keys if "/step-" in key}
+    assert steps == {"step-00000003"}
+    assert s3.pending_uploads() == 0
+    weights = load(Folder(place, **s3.options).read_bytes("w.safetensors"))
+    assert same(weights["fc.weight"], shared_state(3)["model"]["fc.weight"])
+    with s3.faults(deny_from=1):
+        code, _, errors = command("ls", place, *words)
+    assert code == 1 and errors.count("\n") == 1
+    assert not any(str(value) in errors for key, value in s3.options.items() if key in ("key", "secret"))
 
 
 def test_credentials_of_a_url_are_not_repeated(command: Command) -> None:
