@@ -78,7 +78,7 @@ class CheckpointHook(Hook):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.saving = Saving(*args, **options)
-        self._ranking = Ranking(rules_of(self.saving.save_best, self.saving.rule), self.saving.keep_best)
+        self._top = Ranking(rules_of(self.saving.save_best, self.saving.rule), self.saving.keep_best)
         self._clock = None if self.saving.minutes is None else AgreedClock(60 * self.saving.minutes)
         self._saved_at = -1
         self._intervals = 0
@@ -99,12 +99,12 @@ class CheckpointHook(Hook):
     @property
     def watched(self) -> list[str]:
         """The metrics whose best checkpoints are kept."""
-        return list(self._ranking.rules)
+        return list(self._top.rules)
 
     @property
     def best(self) -> dict[str, list[list[float | int]]]:
         """For each metric that is watched its best values, best first, each with its iteration."""
-        return {name: [[value, at] for value, at in found] for name, found in self._ranking.best.items()}
+        return {name: [[value, at] for value, at in found] for name, found in self._top.best.items()}
 
     def before_train(self, runner: RunContext) -> None:
         self._due, self._done = False, runner.iter
@@ -130,7 +130,7 @@ class CheckpointHook(Hook):
     def after_val_epoch(self, runner: RunContext, metrics: Mapping[str, float] | None = None) -> None:
         if not runner.training:
             return
-        among_best = self._ranking.note(runner.metrics if metrics is None else metrics, runner.iter)
+        among_best = self._top.note(runner.metrics if metrics is None else metrics, runner.iter)
         left_to_the_end = self.saving.save_last and _is_last(runner)
         if among_best and self._saved_at != runner.iter and not left_to_the_end:
             self._save(runner)
@@ -151,14 +151,14 @@ class CheckpointHook(Hook):
     def state_dict(self) -> dict[str, Any]:
         return {
             "saved_at": self._saved_at,
-            "best": self._ranking.state_dict(),
+            "best": self._top.state_dict(),
             "intervals": self._intervals,
             "kept": list(self._kept),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._saved_at = state["saved_at"]
-        self._ranking.load_state_dict(state["best"])
+        self._top.load_state_dict(state["best"])
         self._intervals, self._kept = state.get("intervals", 0), list(state.get("kept", []))
 
     def _save_interval(self, runner: RunContext, *, epoch_over: bool = False) -> None:
@@ -194,7 +194,7 @@ class CheckpointHook(Hook):
         runner.save_checkpoint(keep_last=self.saving.keep_last, protect=self._protected())
 
     def _protected(self) -> set[int]:
-        return {*self._ranking.iterations, *self._kept}
+        return {*self._top.iterations, *self._kept}
 
     def _note_whole(self, runner: RunContext) -> None:
         if self.saving.on_exception:

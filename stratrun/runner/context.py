@@ -214,13 +214,11 @@ class RunnerContext:
         """Save the whole run under its present iteration. Returns the URL that the checkpoint will have."""
         shared = persistence.shared_state(self)
         self.call_hooks("before_save_checkpoint", checkpoint=shared)
-        own = persistence.own_state(self)
-        keeping: dict[str, Any] = {"keep_last": keep_last, "protect": protect}
+        own, meta = persistence.own_state(self), persistence.describe(self)
         asynchronous, checkpointer = self._started.saving.asynchronous, self.checkpointer
         save = checkpointer.save_in_background if asynchronous else checkpointer.save
-        url = save(self.iter, shared, own, meta=persistence.describe(self), **keeping)
-        self.last_checkpoint = url
-        return url
+        self.last_checkpoint = save(self.iter, shared, own, meta=meta, keep_last=keep_last, protect=protect)
+        return self.last_checkpoint
 
     @property
     def _started(self) -> start.Started:
