@@ -76,12 +76,8 @@ class Folder:
         return {name: info["size"] for name, info in self._children().items() if info["type"] != "directory"}
 
     def changed(self) -> float | None:
-        """When a file right in the folder was last written, in seconds since 1970; None if that is not known.
-
-        By the clock of the store, which may differ from the one here: good for days, and for no order.
-        """
-        times = [_written(info) for info in self._children().values()]
-        return max((time for time in times if time is not None), default=None)
+        """When a file in it was last written, in seconds since 1970 by the clock of the store, if known."""
+        return max(filter(None, map(_written, self._children().values())), default=None)
 
     def exists(self, path: str = "") -> bool:
         return self._store.exists(self._at(path) if path else self._root)
@@ -122,10 +118,10 @@ class Folder:
         self._store.read_into(self._at(path), start, into)
 
     def write_bytes(self, path: str, data: bytes, exclusive: bool = False) -> None:
-        """Write a file whole. `exclusive`: of several who do so at once, one succeeds.
+        """Write a file whole. `exclusive`: of several who write different bytes at once, one succeeds.
 
         Raises:
-            FileExistsError: `exclusive`, and the file is there already.
+            FileExistsError: `exclusive`, and the file is there already, with other bytes.
         """
         if exclusive:
             self._store.create(self._at(path), data)
