@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from stratrun.checkpoint import Checkpointer
+from stratrun.checkpoint import Attempt, Checkpointer, SnapshotPlanner, StoredCheckpoint
 from stratrun.distributed import Collectives, ProcessEnv
 from stratrun.storage import Folder
 
@@ -74,3 +74,41 @@ def same(one: Any, other: Any) -> bool:
 
 def _bits(tensor: torch.Tensor) -> bytes:
     return bytes(tensor.detach().contiguous().reshape(-1).view(torch.uint8).tolist())
+
+
+def odd_tensors() -> dict[str, torch.Tensor]:
+    """Tensors whose bytes are easily got wrong."""
+    random = torch.Generator().manual_seed(7)
+    wide = torch.randn(6, 8, generator=random)
+    numbers = torch.randn(5, dtype=torch.complex64, generator=random)
+    return {
+        "scalar": torch.tensor(3.5),
+        "empty": torch.empty(0),
+        "empty/of two": torch.empty(3, 0),
+        "one byte": torch.tensor([True]),
+        "bf16": wide.bfloat16(),
+        "fp8": wide.to(torch.float8_e4m3fn),
+        "uint64": torch.tensor([2**63 + 5, 1], dtype=torch.uint64),
+        "transposed": wide.t(),
+        "strided": wide[::2, ::3],
+        "expanded": torch.tensor([1.5]).expand(4),
+        "part of more": wide[2:4],
+        "conjugated": numbers.conj(),
+        "negated": numbers.conj().imag,
+        "parameter": torch.nn.Parameter(wide.clone()),
+        "nan": torch.tensor([float("nan"), float("inf"), -0.0]),
+        'quote"\\u00fc/\n': torch.arange(3),
+        "__metadata__": torch.arange(2),
+    }
+
+
+def save_tensors(
+    root: Folder, live: Any, step: int = 1, run_id: str = "run", planner: Any = None
+) -> StoredCheckpoint:
+    """A checkpoint of tensors by name, saved by one process."""
+    attempt = Attempt(root, step, run_id, "t0ken")
+    writer, planner = attempt.writer(), planner or SnapshotPlanner(live)
+    plans, metadata = planner.create_global_plan([writer.prepare_local_plan(planner.create_local_plan())])
+    results = writer.write_data(planner.finish_plan(plans[0]), planner).wait()
+    attempt.commit(metadata, [results])
+    return StoredCheckpoint(root.child(f"step-{step:08d}"))

@@ -15,6 +15,8 @@ from stratrun.storage import Folder
 
 # One request fetches so much at most, of blocks that lie side by side.
 _REQUEST = 8 << 20
+_NOWHERE = memoryview(b"")
+_COPIED = 1 << 20
 # Reading waits for the store, verifying for the processor: with several threads one hides the other.
 _LOCAL_THREADS = 4
 _REMOTE_THREADS = 16
@@ -31,14 +33,18 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Block:
+    """What one checksum covers, and where in the memory of a request it goes."""
+
     file: str
     start: int
+    stop: int
     crc32: int
-    into: memoryview
+    memory: memoryview
+    at: int
 
     @property
-    def stop(self) -> int:
-        return self.start + len(self.into)
+    def into(self) -> memoryview:
+        return self.memory[self.at : self.at + self.stop - self.start]
 
 
 class BlockReader:
@@ -49,6 +55,7 @@ class BlockReader:
         self._index = index
         self._files = files
         self._checked: set[str] = set()
+        self._scratch = threading.local()
 
     def span(self, place: Slice, start: int, stop: int) -> tuple[int, int]:
         """The range of whole blocks that holds a range of a slice's bytes."""
@@ -83,45 +90,41 @@ class BlockReader:
         """
         slices = self._index.in_files()
         self.check_headers(slices)
-        scratch = threading.local()
-
-        def check(part: tuple[Slice, int]) -> None:
-            place, first = part
-            size = min(self._index.block, place.stop - place.start - first)
-            if len(getattr(scratch, "memory", b"")) < size:
-                scratch.memory = memoryview(bytearray(size))
-            self.read_here([Wanted(place, first, scratch.memory[:size])])
-
-        parts = [
-            (place, first)
-            for of_file in slices.values()
-            for place in of_file
-            for first in range(0, place.stop - place.start, self._index.block)
-        ]
-        self._in_threads(check, parts)
+        blocks = [block for of_file in slices.values() for place in of_file for block in self._all_of(place)]
+        self._in_threads(self._check_run, _runs(blocks))
         return sum(self._files[file].size for file in slices)
 
-    def read_here(self, wanted: Iterable[Wanted]) -> None:
-        """As `read`, in this thread."""
-        for run in _runs(sorted(self._blocks(wanted), key=lambda block: (block.file, block.start))):
-            self._read_run(run)
+    def _all_of(self, place: Slice) -> Iterator[_Block]:
+        for number, crc in enumerate(place.crc32):
+            start = place.start + number * self._index.block
+            yield _Block(place.file, start, min(start + self._index.block, place.stop), crc, _NOWHERE, 0)
+
+    def _check_run(self, run: list[_Block]) -> None:
+        start, size = run[0].start, run[-1].stop - run[0].start
+        if len(getattr(self._scratch, "memory", b"")) < size:
+            self._scratch.memory = memoryview(bytearray(size))
+        scratch = self._scratch.memory[:size]
+        self._fetch(run[0].file, start, scratch)
+        for block in run:
+            self._check(block, scratch[block.start - start : block.stop - start])
 
     def _blocks(self, wanted: Iterable[Wanted]) -> Iterator[_Block]:
         size = self._index.block
         for want in wanted:
             for at in range(0, len(want.into), size):
                 crc = want.place.crc32[(want.first + at) // size]
-                start = want.place.start + want.first + at
-                yield _Block(want.place.file, start, crc, want.into[at : at + size])
+                start, count = want.place.start + want.first + at, min(size, len(want.into) - at)
+                yield _Block(want.place.file, start, start + count, crc, want.into, at)
 
     def _read_run(self, run: list[_Block]) -> None:
         """Fetch blocks that lie side by side with one request."""
-        file, start = run[0].file, run[0].start
-        if len(run) == 1:
-            self._fetch(file, start, run[0].into)
-            self._check(run[0], run[0].into)
+        file, start, size = run[0].file, run[0].start, run[-1].stop - run[0].start
+        if run[-1].memory is run[0].memory:
+            self._fetch(file, start, run[0].memory[run[0].at : run[0].at + size])
+            for block in run:
+                self._check(block, block.into)
             return
-        scratch = memoryview(bytearray(run[-1].stop - start))
+        scratch = memoryview(bytearray(size))
         self._fetch(file, start, scratch)
         for block in run:
             found = scratch[block.start - start : block.stop - start]
@@ -137,7 +140,7 @@ class BlockReader:
     def _check(self, block: _Block, found: memoryview) -> None:
         if zlib.crc32(found) != block.crc32:
             raise CheckpointCorruptedError(
-                f"{block.file} is damaged: the checksum of bytes {block.start} to {block.stop}, which are "
+                f"{block.file} is damaged: the checksum of bytes {block.start} to {block.stop}, "
                 f"{self._owner(block)}, does not match"
             )
 
@@ -176,13 +179,19 @@ class BlockReader:
                 future.result()
 
 
+def _goes_on(run: list[_Block], block: _Block) -> bool:
+    """Whether a block is fetched with those before it: unless that costs a copy that is worth a request."""
+    first, last = run[0], run[-1]
+    if block.file != last.file or block.start != last.stop or block.stop - first.start > _REQUEST:
+        return False
+    return block.memory is first.memory or block.stop - first.start <= _COPIED
+
+
 def _runs(blocks: Iterable[_Block]) -> Iterator[list[_Block]]:
     """Blocks that lie side by side, together as far as one request goes."""
     run: list[_Block] = []
     for block in blocks:
-        if run and (
-            block.file != run[0].file or block.start != run[-1].stop or block.stop - run[0].start > _REQUEST
-        ):
+        if run and not _goes_on(run, block):
             yield run
             run = []
         run.append(block)

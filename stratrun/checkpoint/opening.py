@@ -4,7 +4,7 @@ from typing import Any
 
 from stratrun.checkpoint import layout
 from stratrun.checkpoint.layout import Manifest
-from stratrun.errors import CheckpointCorruptedError
+from stratrun.errors import CheckpointCorruptedError, ConfigError
 from stratrun.storage import Folder
 
 
@@ -19,9 +19,9 @@ def open_manifest(folder: Folder) -> Manifest:
         if file not in sizes:
             raise CheckpointCorruptedError(f"{file} is missing")
     _refuse_links(folder, [layout.COMMITTED, layout.MANIFEST])
-    data = folder.read_bytes(layout.MANIFEST, limit=layout.MANIFEST_LIMIT)
+    data = _read(folder, layout.MANIFEST, layout.MANIFEST_LIMIT)
     mark = layout.marker(data)
-    if folder.read_bytes(layout.COMMITTED, limit=len(mark)) != mark:
+    if _read(folder, layout.COMMITTED, len(mark)) != mark:
         raise CheckpointCorruptedError(f"{layout.COMMITTED} and {layout.MANIFEST} do not belong together")
     manifest = Manifest.parse(data)
     if layout.step_of(folder.name) not in (manifest.step, None):
@@ -40,10 +40,17 @@ def read_json(folder: Folder, file: str, manifest: Manifest) -> dict[str, Any]:
     Raises:
         CheckpointCorruptedError: it is not as written.
     """
-    data = folder.read_bytes(file, limit=layout.JSON_LIMIT)
+    data = _read(folder, file, layout.JSON_LIMIT)
     if layout.digest_of(data) != manifest.files[file]:
         raise CheckpointCorruptedError(f"{file} is damaged: its digest does not match")
     return layout.parse_json(data, file)
+
+
+def _read(folder: Folder, file: str, limit: int) -> bytes:
+    try:
+        return folder.read_bytes(file, limit=limit)
+    except ConfigError as error:
+        raise CheckpointCorruptedError(f"{file} has more than the {limit} bytes that it may have") from error
 
 
 def _refuse_links(folder: Folder, files: Any) -> None:

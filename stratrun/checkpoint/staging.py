@@ -70,6 +70,8 @@ def local_part(tensor: Tensor) -> Tensor:
 
 @dataclass
 class _Slab:
+    """Memory of one kind, and how it was last divided among tensors."""
+
     pinned: bool
     _memory: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
     _views: dict[str, Tensor] = field(default_factory=dict)

@@ -1,6 +1,8 @@
 """Checkpoints whose digests all fit, written by someone who means harm."""
 
 import json
+import os
+import re
 
 import pytest
 
@@ -10,16 +12,44 @@ from stratrun.storage import Folder
 from tests.checkpoints import checkpointer, shared_state
 
 
+def shard_of(manifest):
+    return manifest["files"]["shard-00000-of-00001.safetensors"]
+
+
 @pytest.fixture
 def folder(tmp_path):
     checkpointer(tmp_path).save(1, shared_state(1))
     return Folder(tmp_path / "step-00000001")
 
 
+NAMES = [
+    "../x",
+    "/etc/passwd",
+    "a/../../x",
+    "C:\\x",
+    "s3://other/shard-00000-of-00001.safetensors",
+    "shard-00000-of-00001.safetensors\0",
+    "shard-00000-of-00001.safetensors\n",
+    "x" * 300,
+    f"shard-00000-of-00001.run.{'x' * 300}.safetensors",
+    "../shard-00000-of-00001.safetensors",
+    "x.pt",
+    "",
+    "STATE.JSON",
+    "manifest.json",
+]
 FORGERIES = [
-    ("names '../x', which", lambda m: m["files"].update({"../x": m["files"]["state.json"]})),
-    ("names '/etc/passwd', which", lambda m: m["files"].update({"/etc/passwd": m["files"]["state.json"]})),
-    ("names 'x.pt', which", lambda m: m["files"].update({"x.pt": m["files"]["state.json"]})),
+    (f"names {re.escape(repr(name[:100]))}, which", lambda m, name=name: m["files"].update({name: {}}))
+    for name in NAMES
+] + [
+    (
+        "twice, but for the case",
+        lambda m: m["files"].update(
+            {f"shard-00000-of-00001.{run}.x.safetensors": shard_of(m) for run in ("run", "RUN")}
+        ),
+    ),
+    ("it has no size and sha256", lambda m: m["files"].update({"state.json": shard_of(m)})),
+    ("it has no size and sha256_of_", lambda m: shard_of(m).update(sha256="0")),
     ("is incomplete", lambda m: m["files"].pop("state.json")),
     ("is incomplete", lambda m: m.update(step="1")),
     ("is not one", lambda m: m.update(loader="os.system")),
@@ -41,6 +71,36 @@ def test_a_forged_manifest_is_refused_before_any_other_file_is_opened(message, f
     with pytest.raises(CheckpointCorruptedError, match=message):
         StoredCheckpoint(folder)
     assert opened == ["manifest.json", "COMMITTED"]
+
+
+def test_a_name_that_occurs_twice_in_a_manifest_is_refused(folder):
+    data = folder.read_bytes("manifest.json").replace(b'"state.json"', b'"index.json"')
+    folder.write_bytes("manifest.json", data)
+    folder.write_bytes("COMMITTED", layout.marker(data))
+    with pytest.raises(CheckpointCorruptedError, match="a key occurs twice"):
+        StoredCheckpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "file", ["shard-00000-of-00001.safetensors", "state.json", "manifest.json", "COMMITTED"]
+)
+def test_a_link_in_the_place_of_a_file_is_refused_whatever_it_leads_to(file, folder, tmp_path):
+    place = folder.local_path() / file
+    place.rename(tmp_path / "elsewhere")
+    os.symlink(tmp_path / "elsewhere", place)
+    with pytest.raises(CheckpointCorruptedError, match=f"{file} is a link"):
+        StoredCheckpoint(folder)
+
+
+def test_a_file_that_needs_more_memory_than_it_has_bytes_takes_none(folder, monkeypatch):
+    index = json.loads(folder.read_bytes("index.json"))
+    index["block"] = 1 << 62
+    rewrite(folder, "index.json", json.dumps(index).encode())
+    with pytest.raises(CheckpointCorruptedError, match="a block of 4611686018427387904 bytes"):
+        checkpointer(folder.parent).load(1)
+    monkeypatch.setattr(layout, "JSON_LIMIT", 100)
+    with pytest.raises(CheckpointCorruptedError, match="more than the 100 bytes"):
+        checkpointer(folder.parent).load(1)
 
 
 def of_slice(**fields):

@@ -1,6 +1,9 @@
+import marshal
 import os
 import pickle
+import posix
 import uuid
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from stratrun.checkpoint import read_weights
+from stratrun.checkpoint import layout, read_weights
 from stratrun.errors import CheckpointCorruptedError, CheckpointError, CheckpointNotFoundError
 from stratrun.storage import Folder
 from tests.checkpoints import checkpointer, same, shared_state
@@ -82,30 +85,93 @@ class Payload:
         return self._made
 
 
+class State:
+    def __setstate__(self, state):
+        exec(state)
+
+
+@dataclass
+class Record:
+    lr: float
+
+
 def payloads(canary):
+    """What would run, or at least be built, and the name that the refusal must give."""
     command = f"touch {canary}"
+    run = f"open({str(canary)!r}, 'w')"
+    state = State()
+    state.code = run
+    inner = pickle.dumps(Payload(os.system, command))
     return {
-        "os.system": Payload(os.system, command),
-        "eval": Payload(eval, f"open({str(canary)!r}, 'w')"),
-        "exec": Payload(exec, f"open({str(canary)!r}, 'w')"),
-        "open": Payload(open, str(canary), "w"),
-        "hidden in a list": [1, {"deep": Payload(os.system, command)}],
-        "an object array": np.array([Payload(os.system, command)], dtype=object),
-        "a whole module": nn.Linear(1, 1),
-        "torch.load of more": Payload(torch.load, str(canary)),
+        "os.system": (Payload(os.system, command), "posix.system"),
+        "an alias of it": (Payload(posix.system, command), "posix.system"),
+        "eval": (Payload(eval, run), "(eval)"),
+        "exec": (Payload(exec, run), "(exec)"),
+        "open": (Payload(open, str(canary), "w"), "io.open"),
+        "a lambda": (Payload(marshal.loads, marshal.dumps((lambda: 0).__code__)), "marshal.loads"),
+        "a class that runs what it is set to": (state, "tests.unit.test_checkpoint_weights.State"),
+        "a dataclass": (Record(0.1), "tests.unit.test_checkpoint_weights.Record"),
+        "a hub": (Payload(torch.hub.load, "someone/repo", "model"), "torch.hub.load"),
+        "bytes of a storage": (
+            Payload(torch.storage._load_from_bytes, inner),
+            "torch.storage._load_from_bytes",
+        ),
+        "pickle in pickle": (Payload(pickle.loads, inner), "ickle.loads"),
+        "torch.load of more": (Payload(torch.load, str(canary)), "torch.serialization.load"),
+        "an object array": (np.array([Payload(os.system, command)], dtype=object), "numpy"),
+        "a whole module": (nn.Linear(1, 1), "torch.nn.modules.linear.Linear"),
+        "hidden in a list": ([1, {"deep": Payload(os.system, command)}], "posix.system"),
     }
 
 
+PLACES = {
+    "alone": lambda payload: payload,
+    "beside weights": lambda payload: {"state_dict": {"w": torch.ones(1), "x": payload}},
+    "in the state of a hook": lambda payload: {"model": {"w": torch.ones(1)}, "hooks": {"EMA": payload}},
+    "in that of an optimizer": lambda payload: {
+        "model": {"w": torch.ones(1)},
+        "optimizer": {"state": payload},
+    },
+}
+
+
 @pytest.mark.parametrize("name", list(payloads("x")))
-@pytest.mark.parametrize("nested", [True, False])
-def test_code_in_a_file_of_others_is_refused_and_never_run(tmp_path, name, nested):
+@pytest.mark.parametrize("place", list(PLACES))
+def test_code_in_a_file_of_others_is_refused_by_its_name_and_never_run(tmp_path, name, place):
     canary = tmp_path / "canary"
-    payload = payloads(canary)[name]
-    torch.save({"state_dict": {"w": torch.ones(1), "x": payload}} if nested else payload, tmp_path / "w.pt")
+    payload, culprit = payloads(canary)[name]
+    torch.save(PLACES[place](payload), tmp_path / "w.pt")
     with pytest.raises(
         CheckpointError, match=r"w.pt holds more than tensors .* never run; save the state dict"
-    ):
+    ) as e:
         read_weights(tmp_path / "w.pt")
+    assert culprit in str(e.value)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("name", ["index.json", "state.json", "manifest.json", "COMMITTED", "shard", "extra"])
+def test_a_pickle_in_the_place_of_a_file_of_ours_is_refused_and_never_run(tmp_path, name):
+    canary = tmp_path / "canary"
+    checkpointer(tmp_path / "run").save(1, shared_state(1))
+    folder = tmp_path / "run" / "step-00000001"
+    data = pickle.dumps(Payload(os.system, f"touch {canary}"))
+    (folder / {"shard": layout.shard_name(0, 1), "extra": ".metadata"}.get(name, name)).write_bytes(data)
+    if name == "extra":  # what torch's own checkpoints have, and unpickle
+        assert same(read_weights(folder), shared_state(1)["model"])
+    else:
+        with pytest.raises(CheckpointCorruptedError):
+            read_weights(folder)
+    assert not canary.exists()
+
+
+def test_a_checkpoint_of_torchs_own_format_is_not_read(tmp_path):
+    canary = tmp_path / "canary"
+    (tmp_path / "dcp").mkdir()
+    (tmp_path / "dcp" / ".metadata").write_bytes(pickle.dumps(Payload(os.system, f"touch {canary}")))
+    with pytest.raises(CheckpointNotFoundError, match="no checkpoint in"):
+        read_weights(tmp_path / "dcp")
+    with pytest.raises(CheckpointError, match="no file of weights by its name"):
+        read_weights(tmp_path / "dcp" / ".metadata")
     assert not canary.exists()
 
 
