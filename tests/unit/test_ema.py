@@ -16,7 +16,6 @@ from stratrun.errors import ConfigError
 from stratrun.hooks import EMAHook, Hook
 from stratrun.storage import Folder
 from tests.problems import CLASSES, FEATURES, perceptron, points, trained, weights
-from tests.ranks import Ranks
 
 SAMPLES, BATCH, EPOCHS = 28, 4, 2  # 7 batches an epoch, 3 updates with windows of 3, 3 and 1
 
@@ -282,7 +281,7 @@ class Unsized(IterableDataset[Any]):
     """Points of which nobody says how many there are."""
 
     def __iter__(self) -> Iterator[Any]:
-        yield from points(SAMPLES)
+        return (points(SAMPLES)[index] for index in range(SAMPLES))
 
 
 def test_the_update_that_closes_a_window_at_the_end_of_the_data_is_averaged_before_the_validation(
@@ -294,62 +293,6 @@ def test_the_update_that_closes_a_window_at_the_end_of_the_data_is_averaged_befo
     trained(perceptron(), **form(tmp_path, [trace, ema], **options))
     assert ema.state_dict()["updates"] == 3
     torch.testing.assert_close(trace.evaluated[0], averaged(trace, 0.9), rtol=1e-6, atol=1e-7)
-
-
-class Stop(Hook):
-    """Ends training after an iteration."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def after_train_iter(self, runner: Any) -> None:
-        runner.state.should_stop |= runner.iter == self.at
-
-
-class Early(Hook):
-    """Saves before the averages have followed."""
-
-    priority = 10
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def after_train_iter(self, runner: Any) -> None:
-        if runner.iter == self.at:
-            runner.save_checkpoint()
-
-
-def ended(work_dir: str, *hooks: Hook, **options: Any) -> tuple[dict[str, Any], dict[str, float]]:
-    """What the averages and the metrics are in the end."""
-    ema = EMAHook(decay=0.9, warmup=True, begin=1)
-    runner = trained(
-        perceptron(),
-        **form(work_dir, [ema, *hooks], default_hooks={"checkpoint": {"keep_last": None}}, **options),
-    )
-    return ema.state_dict(), runner.metrics
-
-
-def assert_resumes(work_dir: str) -> None:
-    truth, metrics = ended(f"{work_dir}/whole")
-    for at in (1, 3, 5, 9):
-        ended(f"{work_dir}/broken-{at}", Stop(at))
-        found, again = ended(f"{work_dir}/broken-{at}", resume=True)
-        assert same(found["averages"], truth["averages"]) and found["updates"] == truth["updates"] == 5
-        assert again == metrics
-    ended(f"{work_dir}/early", Early(6), Stop(6), train_cfg={"max_epochs": 2, "accumulate": 3})
-    path = f"{work_dir}/early/checkpoints/step-00000006"
-    found, _ = ended(f"{work_dir}/late", resume=path)
-    assert same(found["averages"], truth["averages"]) and found["updates"] == 5
-
-
-def test_a_resumed_run_has_the_averages_of_the_uninterrupted_one(tmp_path: Path) -> None:
-    assert_resumes(str(tmp_path))
-
-
-def test_a_resumed_run_of_two_ranks_has_the_averages_of_the_uninterrupted_one(
-    two_ranks: Ranks, tmp_path: Path
-) -> None:
-    two_ranks(assert_resumes, str(tmp_path))
 
 
 @pytest.mark.parametrize(
