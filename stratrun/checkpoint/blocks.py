@@ -140,7 +140,7 @@ class BlockReader:
     def _check(self, block: _Block, found: memoryview) -> None:
         if zlib.crc32(found) != block.crc32:
             raise CheckpointCorruptedError(
-                f"{block.file} is damaged: the checksum of bytes {block.start} to {block.stop}, "
+                f"{block.file} is damaged: the checksum of bytes {block.start} to {block.stop}, which are "
                 f"{self._owner(block)}, does not match"
             )
 

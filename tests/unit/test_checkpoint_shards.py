@@ -99,7 +99,7 @@ def test_a_flaw_in_one_block_is_named_by_its_place_and_harms_no_other(root, smal
     data = bytearray(stored.folder.read_bytes(file))
     data[place.start + BLOCK + 5] ^= 1
     stored.folder.write_bytes(file, bytes(data))
-    where = f"bytes {place.start + BLOCK} to {place.start + 2 * BLOCK}, of .a., does not match"
+    where = f"bytes {place.start + BLOCK} to {place.start + 2 * BLOCK}, which are of .a., does not match"
     with pytest.raises(CheckpointCorruptedError, match=where):
         stored.read_tensors(["a"])
     with pytest.raises(CheckpointCorruptedError, match=where):
