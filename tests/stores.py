@@ -92,7 +92,7 @@ class Store:
     def release(self) -> None:
         self._ask("POST", "/_release")
 
-    def keys(self) -> list[str]:
+    def files(self) -> list[str]:
         """All objects, whatever faults are set."""
         return list(self._ask("GET", "/_keys"))
 

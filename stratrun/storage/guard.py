@@ -1,6 +1,7 @@
 """One operation on a store, insisted on, whose failure becomes an error without secrets."""
 
 import errno
+import logging
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
@@ -9,6 +10,9 @@ from stratrun.storage.retry import ANSWERS, Kind, Retry, answer, chain
 from stratrun.storage.urls import Secrets
 
 T = TypeVar("T")
+
+_LOG = logging.getLogger("stratrun.storage")
+_WORTH_A_WARNING = 4
 
 _NOT_ALLOWED = "this user may not; change the permissions or name another place"
 _ADVICE = {
@@ -50,7 +54,13 @@ class Guard:
         deadline counts from there. `once`: it must not be tried again.
         """
         kind = _never if once else self._kind
-        return self.retry.run(work, kind, lambda *what: self._report(operation, at, *what), since)
+        return self.retry.run(
+            work,
+            kind,
+            lambda *what: self._report(operation, at, *what),
+            lambda *what: self._tell(operation, at, *what),
+            since,
+        )
 
     def _report(self, operation: str, at: str, error: Exception, tried: str) -> NoReturn:
         url = self.url(at)
@@ -65,17 +75,22 @@ class Guard:
         advice = f"; {_ADVICE[number]}" if number in _ADVICE else ""
         raise StorageError(f"{operation} {url} failed: {text}{advice} ({tried})", number) from cause
 
+    def _tell(self, operation: str, at: str, error: Exception, attempt: int, pause: float) -> None:
+        # Single failures are daily business of a store; who watches a run that stands still wants to know.
+        level = logging.WARNING if attempt >= _WORTH_A_WARNING else logging.DEBUG
+        text, url = self._text(error), self.url(at)
+        _LOG.log(level, "%s %s failed %d times: %s; next try in %.1f s", operation, url, attempt, text, pause)
+
     def url(self, at: str) -> str:
         return self._secrets.hidden(self._shown(at))
 
     def _text(self, error: BaseException) -> str:
-        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        if isinstance(error, OSError) and error.errno is not None and error.strerror:
             # Without the path, which the URL says already.
             text = f"[{errno.errorcode.get(error.errno, error.errno)}] {error.strerror}"
         else:
-            text = str(error)
-        name = "" if type(error) is OSError and text else f"{type(error).__name__}: "
-        return self._secrets.hidden(f"{name}{text}".removesuffix(": ").rstrip("."))
+            text = f"{type(error).__name__}: {error}".removesuffix(": ")
+        return self._secrets.hidden(text.rstrip("."))
 
     def _presentable(self, error: BaseException) -> BaseException:
         """The error, or a stand-in when it or what caused it gives a secret away."""

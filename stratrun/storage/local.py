@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Literal
 
 from stratrun.storage.guard import Guard
+from stratrun.storage.retry import from_source
 
 _PAGE = 4096
 # Linux has these two. A folder opened for writing without the second is an error that `create` expects.
@@ -56,13 +57,17 @@ class LocalStore:
         self.guard("reading", at, lambda _: _read_into(at, start, into.cast("B")))
 
     def create(self, at: str, data: bytes) -> None:
-        """Write a file that must not be there yet. It appears with all it holds, or not at all."""
+        """Write a file that must not be there yet, unless with the same bytes. It appears whole."""
         self.make(os.path.dirname(at))
-        self.guard("creating", at, lambda _: _create(at, data))
+        try:
+            self.guard("creating", at, lambda _: _create(at, data))
+        except FileExistsError:
+            if self.read_bytes(at, len(data) + 1) != data:
+                raise
 
     def write_blocks(self, at: str, blocks: Callable[[], Iterable[memoryview]]) -> None:
         self.make(os.path.dirname(at))
-        self.guard("writing", at, lambda _: write_new(at, blocks()))
+        self.guard("writing", at, lambda _: write_new(at, from_source(blocks())))
 
     def rename(self, old: str, new: str) -> None:
         # Not again after a failure: on a network mount it may have been done all the same.

@@ -9,7 +9,7 @@ from threading import RLock, Thread
 from typing import Any, BinaryIO, Literal, TypeVar, cast
 
 from stratrun.storage.guard import Guard
-from stratrun.storage.retry import ShortBody, answer, chain
+from stratrun.storage.retry import ShortBody, answer, chain, from_source
 from stratrun.storage.uploads import S3Upload, Sink, StreamUpload, Upload
 from stratrun.storage.urls import has_folders, is_s3, protocols
 
@@ -31,8 +31,12 @@ class RemoteStore:
         coroutine = getattr(self.fs, f"_{method}", None) if getattr(self.fs, "async_impl", False) else None
         if coroutine is not None:
             from fsspec.asyn import sync
+            from fsspec.exceptions import FSTimeoutError
 
-            return sync(self.fs.loop, coroutine, *args, timeout=seconds, **kwargs)
+            try:
+                return sync(self.fs.loop, coroutine, *args, timeout=seconds, **kwargs)
+            except FSTimeoutError as error:
+                raise _no_answer(seconds) from error
         return self.within(seconds, lambda: getattr(self.fs, method)(*args, **kwargs))
 
     def children(self, root: str) -> dict[str, dict[str, Any]]:
@@ -85,21 +89,17 @@ class RemoteStore:
             self._read_once(at, start + done, view[done : done + _REQUEST])
 
     def create(self, at: str, data: bytes) -> None:
-        """Write a file that must not be there yet."""
+        """Write a file that must not be there yet, unless with the same bytes."""
         self._make_parent(at)
-        unsure = False
 
         def attempt(seconds: float) -> None:
-            nonlocal unsure
             try:
                 self.call(seconds, "pipe_file", at, data, mode="create")
             except FileExistsError:
-                # The answer to an earlier try may have been lost, not the request.
-                if not (unsure and self.read_bytes(at, len(data) + 1) == data):
+                # The answer to an earlier try may have been lost, and not the request; what sends
+                # requests has tries of its own, so this can be so even at our first.
+                if self.read_bytes(at, len(data) + 1) != data:
                     raise
-            except Exception:
-                unsure = True
-                raise
 
         self.guard("creating", at, attempt)
 
@@ -111,7 +111,7 @@ class RemoteStore:
             nonlocal moved
             upload = self._upload(at)
             try:
-                for block in blocks():
+                for block in from_source(blocks()):
                     upload.write(block)
                     moved = upload.moved
                 upload.finish()
@@ -130,6 +130,9 @@ class RemoteStore:
             with suppress(FileNotFoundError):
                 if self._info(at) is not None:
                     self.call(seconds, "rm", at, recursive=True)
+                    # Of what a bulk request could not delete nothing is said; a single one says why.
+                    for left in () if has_folders(self.fs) else self.call(seconds, "find", at):
+                        self.call(seconds, "rm_file", left)
 
         self.guard("removing", at, attempt)
 
@@ -184,6 +187,10 @@ class RemoteStore:
             return work()
 
 
+def _no_answer(seconds: float) -> TimeoutError:
+    return TimeoutError(f"no answer within {seconds:.1f} s")
+
+
 def _in_thread(seconds: float, work: Callable[[], T]) -> T:
     results: list[T] = []
     errors: list[BaseException] = []
@@ -200,7 +207,7 @@ def _in_thread(seconds: float, work: Callable[[], T]) -> T:
     if errors:
         raise errors[0]
     if not results:
-        raise TimeoutError(f"no answer within {seconds:.0f} s")
+        raise _no_answer(seconds)
     return results[0]
 
 

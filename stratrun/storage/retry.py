@@ -4,7 +4,7 @@ import errno
 import itertools
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NoReturn, TypeVar
@@ -26,6 +26,14 @@ class Kind(Enum):
     FINAL = "the same would happen again"
     TRANSIENT = "this request went wrong"
     AWAY = "the store is not there at all now, or asks for fewer requests"
+
+
+class SourceError(Exception):
+    """What was to be written could not be made: `error` is not the store's."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class ShortBody(ConnectionError):
@@ -61,12 +69,14 @@ class Retry:
         work: Callable[[float], T],
         kind: Callable[[BaseException], Kind],
         report: Callable[[Exception, str], NoReturn],
+        waits: Callable[[Exception, int, float], None] = lambda *_: None,
         since: Callable[[], float] | None = None,
     ) -> T:
         """The result of `work`, called until it succeeds, fails for good or time is up.
 
         `work` is told how many seconds it may take. `report` raises what is to be raised, given the last
-        error and how much was tried. `since`: when something last went forward, if not at the start.
+        error and how much was tried. `waits` is told of each pause: why, after how many tries, how long.
+        `since`: when something last went forward, if not at the start.
         """
         start = time.monotonic()
         for attempt in itertools.count(1):
@@ -76,12 +86,15 @@ class Retry:
                 return work(self.deadline / 4 if attempt == 1 else left)
             except StratrunError:
                 raise
+            except SourceError as source:
+                raise source.error from source.error.__cause__
             except Exception as error:
                 now, pause, what = time.monotonic(), self.pause(attempt), kind(error)
                 late = now - (since() if since else start) + pause >= self.deadline
                 worn = what is Kind.TRANSIENT and attempt >= self.attempts
                 if what is Kind.FINAL or worn or late:
                     report(error, f"{attempt} attempt{'s' * (attempt > 1)}, {now - start:.1f} s")
+                waits(error, attempt, pause)
             time.sleep(pause)
         raise AssertionError("unreachable")
 
@@ -105,9 +118,24 @@ _TRANSIENT_CLASSES = {
     *("ResponseParserError", "FlexibleChecksumError"),
 }
 _AWAY_CLASSES = {
-    *("HTTPClientError", "ClientConnectionError", "ProtocolError", "TransportError", "gaierror"),
+    *(
+        "ConnectionError",
+        "HTTPClientError",
+        "ClientConnectionError",
+        "ProtocolError",
+        "TransportError",
+        "gaierror",
+    ),
     *("ServiceRequestError", "ServiceResponseError"),
 }
+
+
+def from_source(blocks: Iterable[memoryview]) -> Iterator[memoryview]:
+    """The blocks; an error in making them is told from one of the store."""
+    try:
+        yield from blocks
+    except Exception as error:
+        raise SourceError(error) from error
 
 
 def is_transient(error: BaseException) -> bool:

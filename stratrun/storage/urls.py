@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 from stratrun.errors import ConfigError, MissingDependencyError, nearest
 
@@ -14,9 +15,15 @@ _CREDENTIALS_IN_TEXT = re.compile(r"(?<=://)[^/\s?#]*@")
 _QUERY_IN_TEXT = re.compile(r"(?<=[^\s?])\?[^\s\"'>)]*=[^\s\"'>)]*")
 _USERINFO = re.compile(r"://([^/@]*)@")
 # Options of a file system that tell nothing; any other text among them may be a secret.
-_HARMLESS = re.compile(r"endpoint|region|url|host|project|profile|mode|type|version|signature_version|acl")
+_HARMLESS = re.compile(
+    r"(endpoint|base|account)_?url|endpoint|host|region(_name)?|location|project|profile(_name)?|protocol|access"
+    r"|signature_version|addressing_style|mode|acl|consistency|default_(cache_type|acl)|cache_(type|storage)"
+)
 _SHORTEST_SECRET = 4
-_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_SECRET_VARIABLE = re.compile(
+    r"SECRET|TOKEN|PASSW|CREDENTIAL|ACCESS_?KEY|API_?KEY|ACCOUNT_?KEY|_KEY$|_SAS", re.I
+)
+_SHORTEST_VARIABLE = 8
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
 _S3 = frozenset({"s3", "s3a"})
 
@@ -30,14 +37,17 @@ class Secrets:
     """What must not show up in a message about one store."""
 
     def __init__(self, url: str, options: Mapping[str, Any]) -> None:
-        userinfo = _USERINFO.search(url)
-        given = [*userinfo[1].split(":"), userinfo[1]] if userinfo else []
-        self._known = {text for text in (*given, *_texts(options)) if len(text) >= _SHORTEST_SECRET}
+        texts = [*_userinfo(url), *_texts(options)]
+        self._known = {text for text in texts if len(text) >= _SHORTEST_SECRET}
 
     def hidden(self, text: str) -> str:
-        """The text with ``***`` in place of each of them."""
-        known = self._known | {os.environ.get(name, "") for name in _VARIABLES} - {""}
-        for secret in sorted(known, key=len, reverse=True):
+        """The text with ``***`` in place of each of them, and of those in the environment."""
+        variables = {
+            value
+            for name, value in os.environ.items()
+            if len(value) >= _SHORTEST_VARIABLE and _SECRET_VARIABLE.search(name)
+        }
+        for secret in sorted(self._known | variables, key=len, reverse=True):
             text = text.replace(secret, "***")
         return _QUERY_IN_TEXT.sub("?***", _CREDENTIALS_IN_TEXT.sub("***@", text))
 
@@ -98,5 +108,14 @@ def _texts(value: Any, name: str = "") -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _texts(item, name)
-    elif isinstance(value, str) and not _HARMLESS.search(name):
+    elif isinstance(value, str) and not _HARMLESS.fullmatch(name):
         yield value
+    elif isinstance(value, str):
+        yield from _userinfo(value)
+
+
+def _userinfo(url: str) -> list[str]:
+    """User and password of a URL, together and each, as written and as meant."""
+    found = _USERINFO.search(url)
+    parts = [found[1], *found[1].split(":")] if found else []
+    return [*parts, *map(unquote, parts)]
