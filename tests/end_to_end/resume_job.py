@@ -130,8 +130,8 @@ class Memory(Logger):
 
     def __init__(self) -> None:
         self.rows: list[tuple[Any, ...]] = []
-        self.before_save: dict[int, int] = {}
-        """How many rows there were when the run was saved after an iteration, or would have been."""
+        self.counts: dict[int, int] = {}
+        """How many rows there were when the run was saved with so many iterations, or could have been."""
 
     def log(self, record: Record) -> None:
         values = {k: v for k, v in record.values.items() if k.removesuffix("_epoch") not in MEASURED}
@@ -139,15 +139,19 @@ class Memory(Logger):
 
 
 class Count(Hook):
-    """Notes how much was logged when an iteration was wholly done."""
+    """Notes how much was logged when the run was saved, or else when an iteration was wholly done."""
 
     priority = 100
 
     def __init__(self, memory: Memory) -> None:
-        self.memory = memory
+        self.counts, self.rows = memory.counts, memory.rows
 
     def after_train_iter(self, runner: Any) -> None:
-        self.memory.before_save[runner.iter] = len(self.memory.rows)
+        self.counts.setdefault(runner.iter, len(self.rows))
+
+    def before_save_checkpoint(self, runner: Any) -> None:
+        # The save after the last iteration of all is made when its epoch has ended.
+        self.counts[runner.iter] = len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -217,7 +221,7 @@ def outcome(runner: Runner, model: Any, memory: Memory, metrics: dict[str, float
     return {
         "seen": model.seen,
         "logged": memory.rows,
-        "rows": memory.before_save,
+        "counts": memory.counts,
         "weights": dict(model.state_dict()),
         "engine": runner.engine.shared_state(),
         "schedules": [schedule.state_dict() for schedule in runner.schedules],
@@ -235,15 +239,12 @@ def windows(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "series": {k: v for k, v in state["series"].items() if k not in MEASURED}}
 
 
-def tail(result: dict[str, Any], done: int) -> dict[str, Any]:
-    """What of a whole run comes after it was saved with `done` iterations."""
-    first = result["rows"].get(done, 0)
-    return {
-        **result,
-        "seen": result["seen"][done:],
-        "logged": result["logged"][first:],
-        "rows": {iteration: rows - first for iteration, rows in result["rows"].items() if iteration > done},
-    }
+def tail(result: dict[str, Any], done: int = 0) -> dict[str, Any]:
+    """What of a run comes after it was saved with `done` iterations."""
+    first = result["counts"][done] if done else 0
+    rest = {**result, "seen": result["seen"][done:], "logged": result["logged"][first:]}
+    del rest["counts"]
+    return rest
 
 
 def spent_after(truth: list[dict[str, Any]], done: int, per_epoch: int) -> dict[int, set[int]]:
