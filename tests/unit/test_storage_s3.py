@@ -1,7 +1,6 @@
 """Every operation against an S3 server whose requests fail, hang, are cut short or are denied."""
 
 import os
-import signal
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +55,12 @@ def every_operation(folder):
     for name in ("a", "lock", "stream", "sub", "never there"):
         folder.remove(name)
     assert folder.names() == []
+
+
+@pytest.mark.parametrize("place", ["s3", "memory", "local"])
+def test_every_operation_does_the_same_everywhere(s3, tmp_path, place):
+    places = {"s3": folder_in(s3), "memory": Folder(f"memory://{tmp_path.name}"), "local": Folder(tmp_path)}
+    every_operation(places[place])
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -255,48 +260,6 @@ def test_many_threads_read_one_file(s3, place, tmp_path):
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(read, range(0, 2**16, 2048)))
-
-
-def in_child(work):
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-@pytest.mark.parametrize(("when", "keys"), [("kill_at", ["a"]), ("kill_after", ["a", "b"])])
-def test_a_child_is_killed_at_the_request_that_was_named(s3, when, keys):
-    def work():
-        s3.set_faults(**{when: 2}, pid=os.getpid(), methods=("PUT",))
-        for name in "abc":
-            folder_in(s3).write_bytes(name, b"1")
-
-    assert in_child(work) == -signal.SIGKILL
-    s3.set_faults()
-    assert [key.rpartition("/")[2] for key in s3.files()] == keys
-
-
-def test_a_request_is_held_until_it_is_released(s3):
-    with s3.faults(hold_at=1, methods=("PUT",)), ThreadPoolExecutor(1) as pool:
-        writing = pool.submit(folder_in(s3).write_bytes, "a", b"1")
-        s3.wait_until_held()
-        assert s3.files() == []
-        s3.release()
-        writing.result(10)
-    assert len(s3.files()) == 1
-
-
-def in_rank(url, options):
-    Folder(url, QUICK, **options).write_bytes(f"rank-{os.environ['RANK']}", b"1")
-
-
-def test_ranks_reach_the_server(s3, two_ranks):
-    two_ranks(in_rank, s3.url, s3.options)
-    assert folder_in(s3).names() == ["rank-0", "rank-1"]
 
 
 CANARIES = (
