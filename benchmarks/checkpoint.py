@@ -170,7 +170,7 @@ class Bench:
         self.note("peak memory, blocking (MB)", memory.megabytes)
         with PeakMemory() as memory:
             start = time.perf_counter()
-            saver.save_in_background(self._next(), self.state, **kept)  # type: ignore[arg-type]
+            saver.save(self._next(), self.state, background=True, **kept)  # type: ignore[arg-type]
             self.note("ours, in background: blocked", time.perf_counter() - start)
             saver.wait()
             self.note("ours, in background: committed", time.perf_counter() - start)
@@ -203,7 +203,7 @@ class Bench:
             return done
 
         before = steps(seconds / 2) / (seconds / 2)
-        blocked = timed(lambda: self.checkpointer.save_in_background(self._next(), self.state, keep_last=1))
+        blocked = timed(lambda: self.checkpointer.save(self._next(), self.state, keep_last=1, background=True))
         during = steps(seconds) / seconds
         self.checkpointer.wait()
         after = steps(seconds / 2) / (seconds / 2)

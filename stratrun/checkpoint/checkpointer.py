@@ -3,7 +3,9 @@
 import logging
 import os
 import re
+import threading
 from collections.abc import Collection, Mapping
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor
@@ -13,14 +15,12 @@ from stratrun.checkpoint.agreement import decided_by_main, together
 from stratrun.checkpoint.background import Background
 from stratrun.checkpoint.contribution import Contribution, Target, contribution
 from stratrun.checkpoint.discovery import committed_steps, look_into
-from stratrun.checkpoint.layout import Manifest
+from stratrun.checkpoint.holdings import Holdings
 from stratrun.checkpoint.loading import load_exactly, load_newest
-from stratrun.checkpoint.reader import Loaded, StoredCheckpoint, damage
-from stratrun.checkpoint.retention import superfluous
+from stratrun.checkpoint.reader import Loaded
 from stratrun.checkpoint.staging import Staging
-from stratrun.checkpoint.writer import discard, leftovers, new_token
 from stratrun.distributed.collectives import Collectives
-from stratrun.errors import CheckpointError, ConfigError, StratrunError
+from stratrun.errors import CheckpointError, ConfigError
 from stratrun.storage import Folder
 
 _LOG = logging.getLogger("stratrun.checkpoint")
@@ -56,10 +56,8 @@ class Checkpointer:
         self._ranks = collectives
         self._background = Background(collectives if saving is None else saving, deadline)
         self._staging = Staging()
-        self._owners: dict[int, str | None] = {}
-        self._saved: set[int] = set()
+        self._holdings = Holdings(folder)
         self._damaged: set[int] = set()
-        self._tidy = False
 
     def save(
         self,
@@ -70,6 +68,7 @@ class Checkpointer:
         meta: Mapping[str, Any] | None = None,
         keep_last: int | None = None,
         protect: Collection[int] = (),
+        background: bool = False,
     ) -> str:
         """Write a checkpoint. It exists when this returns, and not at all when it raises.
 
@@ -82,6 +81,9 @@ class Checkpointer:
             own: State of this rank.
             meta: Plain values that describe the run.
             keep_last, protect: See `apply_retention`, which follows.
+            background: Return once the state is copied to host memory, and write beside what follows. One
+                save is under way at a time; the next waits for it. What fails is raised by
+                `raise_if_failed`, by `wait`, or by the next save.
 
         Returns:
             The URL of the checkpoint.
@@ -93,44 +95,24 @@ class Checkpointer:
         self.wait()
         target = Target(self.folder, step, self.run_id)
         ranks = self._background.ranks
-        brought = together(ranks, str(target), lambda: contribution(ranks, shared, own, meta))
-        self._write(target, brought, brought.tensors, keep_last, protect)
-        return self.folder.child(layout.name_of(step)).url
-
-    def save_in_background(
-        self,
-        step: int,
-        shared: Any,
-        own: Any = None,
-        *,
-        meta: Mapping[str, Any] | None = None,
-        keep_last: int | None = None,
-        protect: Collection[int] = (),
-    ) -> str:
-        """Write a checkpoint beside what follows: this returns once the state is copied to host memory.
-
-        One is under way at a time; the next waits for it. What fails is raised by `raise_if_failed`,
-        by `wait`, or by the next save. Arguments and result are those of `save`.
-        """
-        self._background.wait()
-        target = Target(self.folder, step, self.run_id)
-        ranks = self._background.ranks
-        error: Exception | None = None
         brought, staged = Contribution(), {}
+        error: Exception | None = None
         try:
             brought = contribution(ranks, shared, own, meta)
-            staged = self._staging.take(brought.tensors)
+            staged = self._staging.take(brought.tensors) if background else brought.tensors
         except Exception as caught:
-            if ranks.world_size == 1:
-                raise
-            error = caught  # the others hear of it in their threads, where they are not kept waiting
+            error = caught
 
         def work() -> None:
             together(ranks, str(target), lambda: _raise(error))
             self._staging.wait()
             self._write(target, brought, staged, keep_last, protect)
 
-        self._background.begin(work, str(target))
+        # What is known to fail at once on a lone rank is raised at once; else all have to hear of it.
+        if background and (error is None or ranks.world_size > 1):
+            self._background.begin(work, str(target))
+        else:
+            work()
         return self.folder.child(layout.name_of(step)).url
 
     def wait(self) -> None:
@@ -147,9 +129,14 @@ class Checkpointer:
         if self._background.ranks is not self._ranks:
             self._background.ranks.close()
 
-    def reserve(self, size: int) -> None:
-        """Make the memory for copies of so many bytes ahead of the first save, which else pays for it."""
-        self._staging.reserve(size)
+    def reserve(self, size: int, *, pinned: bool = False) -> None:
+        """Begin to make the memory for copies of so many bytes, which the first save else has to wait for.
+
+        Args:
+            pinned: For tensors of a CUDA device.
+        """
+        work = partial(self._staging.reserve, size, pinned=pinned)
+        threading.Thread(target=work, name="stratrun-reserve", daemon=True).start()
 
     def load(self, which: Literal["latest"] | int | str | os.PathLike[str] | Folder = "latest") -> Loaded:
         """Read a checkpoint, every byte verified, into host memory.
@@ -197,45 +184,8 @@ class Checkpointer:
         Args:
             keep_last: None removes nothing.
         """
-        if not self._ranks.is_main or keep_last is None:
-            return
-        try:
-            own = [step for step in committed_steps(self.folder) if self._owner(step) == self.run_id]
-            for step in superfluous(own, keep_last, protect):
-                discard(self.folder, layout.name_of(step), self.run_id)
-        except Exception as error:  # not all stores raise OSError, and the other ranks go on
-            _LOG.warning("an old checkpoint in %s was not removed: %s", self.folder, error)
-
-    def _prepare(self, step: int) -> str | None:
-        """Make room for a step. None when it is there already, intact and of this run."""
-        name = layout.name_of(step)
-        self.folder.make()
-        if not self._tidy:
-            # Once: later ones may be those of a process that goes on with this run, this one being forgotten.
-            self._tidy = True
-            for old in leftovers(self.folder, self.run_id):
-                self.folder.remove(old)
-        if not self.folder.exists(name):
-            return new_token()
-        if step not in self._saved and not self._is_intact(name):
-            discard(self.folder, name, self.run_id)
-            return new_token()
-        if self._owner(step) == self.run_id:
-            return None
-        raise CheckpointError(
-            f"{name} is there already, saved by the other run {self._owner(step)!r}; choose another work_dir"
-        )
-
-    def _is_intact(self, name: str) -> bool:
-        try:
-            StoredCheckpoint(self.folder.child(name)).verify()
-        except (CheckpointError, OSError) as error:
-            reason = damage(error)
-            if reason is None:
-                raise
-            _LOG.warning("%s is written anew: %s", self.folder.child(name), reason)
-            return False
-        return True
+        if self._ranks.is_main and keep_last is not None:
+            self._holdings.thin_out(self.run_id, keep_last, protect)
 
     def _write(
         self,
@@ -249,11 +199,14 @@ class Checkpointer:
         from stratrun.checkpoint.saving import write
 
         ranks = self._background.ranks
-        begin = self._prepare if ranks.is_main else lambda step: None
-        if not write(ranks, target, lambda: begin(target.step), brought, staged):
+        holdings = self._holdings
+
+        def begin() -> str | None:
+            return holdings.make_room(target.step, target.run_id) if ranks.is_main else None
+
+        if not write(ranks, target, begin, brought, staged):
             _LOG.info("%s is there already", self.folder.child(layout.name_of(target.step)))
-        self._saved.add(target.step)
-        self._owners[target.step] = self.run_id
+        holdings.add(target.step, target.run_id)
         self.apply_retention(keep_last, protect)
 
     def _start(self, which: Any) -> Folder:
@@ -268,16 +221,6 @@ class Checkpointer:
             self.run_id = loaded.meta["run_id"]
             self._damaged.update(loaded.passed_over)
         return loaded
-
-    def _owner(self, step: int) -> str | None:
-        if step not in self._owners:
-            manifest = f"{layout.name_of(step)}/{layout.MANIFEST}"
-            try:
-                data = self.folder.read_bytes(manifest, layout.MANIFEST_LIMIT)
-                self._owners[step] = Manifest.parse(data).run_id
-            except (StratrunError, FileNotFoundError):
-                self._owners[step] = None
-        return self._owners[step]
 
 
 def _raise(error: Exception | None) -> None:

@@ -14,7 +14,6 @@ from stratrun.checkpoint.parts import LoadReport
 from stratrun.data import Feed, build_feed
 from stratrun.engine import Engine
 from stratrun.evaluation import Evaluator, build_evaluator
-from stratrun.hooks import CheckpointHook
 from stratrun.hooks.dispatch import HookList
 from stratrun.loggers import LoggerGroup, RecordBuffer
 from stratrun.loops import BaseLoop
@@ -25,9 +24,7 @@ from stratrun.runner.environment import parse_env
 from stratrun.runner.form import Form, Job, require
 from stratrun.runner.invocation import Invocation
 from stratrun.runner.rescue import Rescue
-from stratrun.runner.saving import check_room
 from stratrun.state import TrainState
-from stratrun.storage import Folder
 
 
 class RunnerContext:
@@ -176,16 +173,6 @@ class RunnerContext:
             self.engine.start_training()
         return self.metrics
 
-    def _check_saving(self) -> None:
-        """Try out the work dir, if there is to be a checkpoint, and make the memory for copies."""
-        if not any(isinstance(hook, CheckpointHook) for hook in self.hooks):
-            return
-        started = self._started
-        place = Folder(started.work_dir, **started.saving.storage_options)
-        expected = check_room(started.ranks, place, self.engine)
-        if started.saving.asynchronous:
-            self.checkpointer.reserve(expected)
-
     def log(self, values: Mapping[str, Tensor | float], *, kind: str = "train") -> None:
         self.loggers.log_values(values, self.state, kind=kind)
 
@@ -215,9 +202,15 @@ class RunnerContext:
         shared = persistence.shared_state(self)
         self.call_hooks("before_save_checkpoint", checkpoint=shared)
         own, meta = persistence.own_state(self), persistence.describe(self)
-        asynchronous, checkpointer = self._started.saving.asynchronous, self.checkpointer
-        save = checkpointer.save_in_background if asynchronous else checkpointer.save
-        self.last_checkpoint = save(self.iter, shared, own, meta=meta, keep_last=keep_last, protect=protect)
+        self.last_checkpoint = self.checkpointer.save(
+            self.iter,
+            shared,
+            own,
+            meta=meta,
+            keep_last=keep_last,
+            protect=protect,
+            background=self._started.saving.asynchronous,
+        )
         return self.last_checkpoint
 
     @property

@@ -10,9 +10,10 @@ from dataclasses import fields
 from typing import Any, Self
 
 from stratrun.errors import StratrunError
+from stratrun.hooks import CheckpointHook
 from stratrun.loops import BaseLoop
 from stratrun.registry import RUNNERS
-from stratrun.runner import checks, parts, resume, start, summary
+from stratrun.runner import checks, parts, resume, saving, start, summary
 from stratrun.runner.arguments import of_config
 from stratrun.runner.context import RunnerContext
 from stratrun.runner.form import DEFAULT_LOGGERS, Form, Job, require
@@ -146,8 +147,10 @@ class Runner(RunnerContext):
             self._loop("val")
         loop = self._loop(job)
         if job == "train":
-            start.agree_on_length(self._started.ranks, self.train_dataloader)
-            self._check_saving()
+            ranks = self._started.ranks
+            start.agree_on_length(ranks, self.train_dataloader)
+            if any(isinstance(hook, CheckpointHook) for hook in self.hooks):
+                saving.prepare_saving(ranks, self.checkpointer, self.engine, self._started.saving)
         return loop
 
     def _evaluate(self, job: Job) -> dict[str, float]:

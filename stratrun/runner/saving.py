@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from stratrun.checkpoint import Checkpointer
 from stratrun.distributed import Collectives
 from stratrun.engine import Engine
 from stratrun.errors import ConfigError, StorageError, nearest
@@ -50,15 +51,17 @@ def parse_saving(spec: Any) -> SaveSettings:
     return settings
 
 
-def check_room(ranks: Collectives, folder: Folder, engine: Engine) -> int:
-    """Try from every machine whether `folder` can be written to, and has room for two checkpoints.
+def prepare_saving(
+    ranks: Collectives, checkpointer: Checkpointer, engine: Engine, settings: SaveSettings
+) -> None:
+    """Try from every machine whether the work dir can be written to and has room for two checkpoints.
 
-    Returns:
-        How many bytes a checkpoint will have, as far as can be told before the first step.
+    Then make the memory for copies of the state, which the first save would have to wait for.
 
     Raises:
         StorageError: on all ranks, before any work is lost.
     """
+    folder = checkpointer.folder.parent
     expected = expected_size(engine.state_module, engine.optimizers)
     error: Exception | None = None
     if ranks.leads_node:
@@ -68,7 +71,9 @@ def check_room(ranks: Collectives, folder: Folder, engine: Engine) -> int:
         except Exception as caught:
             error = caught
     ranks.agree(error, f"trying out work_dir={str(folder)!r}")
-    return expected
+    if settings.asynchronous and ranks.is_main:
+        on_cuda = next((p.is_cuda for p in engine.state_module.parameters()), False)
+        checkpointer.reserve(expected, pinned=on_cuda)
 
 
 def expected_size(module: nn.Module, optimizers: Mapping[str, Optimizer]) -> int:

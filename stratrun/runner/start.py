@@ -80,13 +80,9 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
     # The main rank's stream is that of a plain script with this seed; the others have their own,
     # or dropout would be the same on all of them.
     seed_everything(seed if ranks.is_main else derive_seed(seed, "rank", ranks.rank))
-    checkpointer = Checkpointer(
-        Folder(work_dir, **saving.storage_options).child("checkpoints"),
-        ranks,
-        run_id=run_id,
-        saving=wiring.saving,
-        deadline=saving.deadline,
-    )
+    place = Folder(work_dir, **saving.storage_options).child("checkpoints")
+    deadline = saving.deadline
+    checkpointer = Checkpointer(place, ranks, run_id=run_id, saving=wiring.saving, deadline=deadline)
     wiring.engine.watches.append(checkpointer.raise_if_failed)
     return Started(
         engine=wiring.engine,
