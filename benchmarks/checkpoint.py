@@ -203,9 +203,10 @@ class Bench:
             return done
 
         before = steps(seconds / 2) / (seconds / 2)
-        blocked = timed(lambda: self.checkpointer.save(self._next(), self.state, keep_last=1, background=True))
+        saver = self.checkpointer
+        blocked = timed(lambda: saver.save(self._next(), self.state, keep_last=1, background=True))
         during = steps(seconds) / seconds
-        self.checkpointer.wait()
+        saver.wait()
         after = steps(seconds / 2) / (seconds / 2)
         lost = seconds * (1 - during / ((before + after) / 2)) + blocked
         self.note("taken from training, for 2 GB", lost * 2e9 / self.size)

@@ -74,15 +74,19 @@ def connect(
     state: TrainState,
     clipping: Clipping | None = None,
     backend: str | None = None,
-    timeout: timedelta = timedelta(minutes=10),
-    save_deadline: timedelta = timedelta(minutes=10),
+    timeouts: tuple[timedelta, timedelta] = (timedelta(minutes=10), timedelta(minutes=10)),
 ) -> Wiring:
-    """Start the process groups and join the parts. Nothing here runs again after the first step."""
+    """Start the process groups and join the parts. Nothing here runs again after the first step.
+
+    Args:
+        timeouts: After which an exchange is an error: one of the run, and one of a save.
+    """
     accelerator, strategy, precision, reasons = choice
     device = accelerator.device(env.local_rank)
+    timeout, save_timeout = timeouts
     owns_group = join(env, backend or accelerator.backend, timeout, device)
     collectives = Collectives(env, control_group(env, timeout), message_board(env))
-    saving = Collectives(env, control_group(env, save_deadline), message_board(env), tells=True)
+    saving = Collectives(env, control_group(env, save_timeout), message_board(env), tells=True)
     precision.setup(device.type)
     engine = Engine(
         accelerator=accelerator,

@@ -95,13 +95,7 @@ class Checkpointer:
         self.wait()
         target = Target(self.folder, step, self.run_id)
         ranks = self._background.ranks
-        brought, staged = Contribution(), {}
-        error: Exception | None = None
-        try:
-            brought = contribution(ranks, shared, own, meta)
-            staged = self._staging.take(brought.tensors) if background else brought.tensors
-        except Exception as caught:
-            error = caught
+        brought, staged, error = self._take(shared, own, meta, copied=background)
 
         def work() -> None:
             together(ranks, str(target), lambda: _raise(error))
@@ -186,6 +180,16 @@ class Checkpointer:
         """
         if self._ranks.is_main and keep_last is not None:
             self._holdings.thin_out(self.run_id, keep_last, protect)
+
+    def _take(
+        self, shared: Any, own: Any, meta: Mapping[str, Any] | None, *, copied: bool
+    ) -> tuple[Contribution, Mapping[str, Tensor], Exception | None]:
+        """What this rank brings, and its tensors as they are now; or why some of it cannot be saved."""
+        try:
+            brought = contribution(self._background.ranks, shared, own, meta)
+            return brought, self._staging.take(brought.tensors) if copied else brought.tensors, None
+        except Exception as error:
+            return Contribution(), {}, error
 
     def _write(
         self,

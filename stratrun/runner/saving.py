@@ -68,8 +68,8 @@ def prepare_saving(
         try:
             folder.probe(f"{ranks.rank}")
             _check_free(folder, expected)
-        except Exception as caught:
-            error = caught
+        except StorageError as caught:
+            error = StorageError(f"work_dir={str(folder)!r}: {caught}; choose another work_dir", caught.errno)
     ranks.agree(error, f"trying out work_dir={str(folder)!r}")
     if settings.asynchronous and ranks.is_main:
         on_cuda = next((p.is_cuda for p in engine.state_module.parameters()), False)
@@ -99,7 +99,7 @@ def _check_free(folder: Folder, expected: int) -> None:
         raise StorageError(
             f"{folder} has {_told(free)} free, and a checkpoint will have about {_told(expected)}: "
             f"{_told(int(_ROOM * expected))} are needed, as an old one goes only after the new one is there; "
-            "free some, choose another work_dir, or save nothing with default_hooks=dict(checkpoint=None)"
+            "free some, or save nothing with default_hooks=dict(checkpoint=None)"
         )
 
 

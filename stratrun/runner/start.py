@@ -64,14 +64,9 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
     settings, randomness = parse_env(form.env_cfg), parse_randomness(form.randomness)
     saving = parse_saving(form.checkpoint_cfg)
     setup_env()
+    timeouts = settings.group_timeout, timedelta(seconds=saving.deadline)
     wiring = connect(
-        choice,
-        env=env,
-        state=state,
-        clipping=clipping,
-        backend=settings.backend,
-        timeout=settings.group_timeout,
-        save_deadline=timedelta(seconds=saving.deadline),
+        choice, env=env, state=state, clipping=clipping, backend=settings.backend, timeouts=timeouts
     )
     ranks = wiring.collectives
     randomness.apply()
@@ -81,8 +76,7 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
     # or dropout would be the same on all of them.
     seed_everything(seed if ranks.is_main else derive_seed(seed, "rank", ranks.rank))
     place = Folder(work_dir, **saving.storage_options).child("checkpoints")
-    deadline = saving.deadline
-    checkpointer = Checkpointer(place, ranks, run_id=run_id, saving=wiring.saving, deadline=deadline)
+    checkpointer = Checkpointer(place, ranks, run_id=run_id, saving=wiring.saving, deadline=saving.deadline)
     wiring.engine.watches.append(checkpointer.raise_if_failed)
     return Started(
         engine=wiring.engine,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from unittest import mock
 
-from stratrun.errors import ConfigError, IncompatibleError
+from stratrun.errors import ConfigError, IncompatibleError, StorageError
 from tests.mistakes.mistake import mistake, train
 
 
@@ -94,7 +94,7 @@ def the_work_dir_lies_below_a_file(folder: Path) -> None:
     train(folder, work_dir=folder / "work" / "run")
 
 
-@mistake(ConfigError, "work_dir='/proc/stratrun'", "choose another", shows="built")
+@mistake(StorageError, "work_dir='/proc/stratrun'", "choose another", shows="built")
 def the_work_dir_cannot_be_written(folder: Path) -> None:
     train(folder, work_dir="/proc/stratrun")
 
