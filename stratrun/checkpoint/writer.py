@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import re
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # a second of imports, for what only a save needs
 _LOG = logging.getLogger("stratrun.checkpoint")
 _STAGING = ".staging"
 _TRASH = ".trash"
+_BEGUN = re.compile(re.escape(_STAGING) + r"-step-[0-9]+\.([A-Za-z0-9_-]{1,64})\.[0-9a-f]+")
 
 
 class Attempt:
@@ -173,6 +175,15 @@ def leftovers(root: Folder, run_id: str) -> list[str]:
         begun = (f"{_STAGING}-", f"{_TRASH}-")
         return [name for name in names if name.startswith(begun) and name.split(".")[2:3] == [run_id]]
     return [name for name in names if layout.step_of(name) is not None and _is_dead(root.child(name), run_id)]
+
+
+def unfinished_run(root: Folder) -> str | None:
+    """The run that last began a checkpoint on local disk and did not finish it; None where none is begun."""
+    if not root.is_local:
+        return None  # there a later save at the same step makes room
+    begun = map(_BEGUN.fullmatch, sorted(root.names()))
+    runs = [found[1] for found in begun if found]
+    return runs[-1] if runs else None
 
 
 def _is_dead(folder: Folder, run_id: str) -> bool:

@@ -4,7 +4,9 @@ import os
 from typing import Any
 
 from stratrun.checkpoint import look_into, missing
+from stratrun.checkpoint.agreement import decided_by_main
 from stratrun.checkpoint.parts import LoadFrom
+from stratrun.checkpoint.writer import unfinished_run
 from stratrun.distributed import Collectives
 from stratrun.errors import CheckpointNotFoundError
 from stratrun.runner import persistence
@@ -116,6 +118,7 @@ def _resume(runner: RunnerContext, ranks: Collectives, form: Form) -> str | None
         loaded = runner.checkpointer.load(_chosen(runner, ranks, form))
     except CheckpointNotFoundError as error:
         if form.resume == "auto":
+            _inherit(runner, ranks)
             return None
         hint = "resume='auto' starts anew where there is none"
         given = _shown(form.resume)
@@ -130,3 +133,11 @@ def _resume(runner: RunnerContext, ranks: Collectives, form: Form) -> str | None
     if saved != ranks.world_size:
         told += f"; saved at WORLD_SIZE={saved}, now {ranks.world_size}"
     return told
+
+
+def _inherit(runner: RunnerContext, ranks: Collectives) -> None:
+    """Be the run that was killed before its first checkpoint was whole, so that its remains are removed."""
+    folder = runner.checkpointer.folder
+    found = decided_by_main(ranks, f"looking into {folder}", lambda: unfinished_run(folder))
+    if found is not None:
+        runner.checkpointer.run_id = found
