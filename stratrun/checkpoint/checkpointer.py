@@ -169,6 +169,8 @@ class Checkpointer:
                 f"{self.folder} already holds checkpoints of steps after {start}: {', '.join(later[-5:])}; "
                 "resume=True goes on from the newest, another work_dir leaves them alone"
             )
+        if after >= 0 and self._ranks.is_main:
+            self._holdings.tidy(self.run_id)
 
     def apply_retention(self, keep_last: int | None, protect: Collection[int] = ()) -> None:
         """Remove this run's checkpoints but the newest `keep_last` and those of the steps `protect`.

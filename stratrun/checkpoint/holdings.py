@@ -40,12 +40,7 @@ class Holdings:
         """
         name = layout.name_of(step)
         self._folder.make()
-        if not self._tidy:
-            # Once: later ones may be those of a process that still goes on with this run, forgotten
-            # by its launcher.
-            self._tidy = True
-            for old in leftovers(self._folder, run_id):
-                self._folder.remove(old)
+        self._remove_leftovers(run_id)
         if not self._folder.exists(name):
             return new_token()
         if step not in self._saved and not self._is_intact(name):
@@ -57,6 +52,13 @@ class Holdings:
             f"{name} is there already, saved by the other run {self._owner(step)!r}; choose another work_dir"
         )
 
+    def tidy(self, run_id: str) -> None:
+        """Remove what was left by attempts of a run that were killed: it may have nothing more to save."""
+        try:
+            self._remove_leftovers(run_id)
+        except Exception as error:  # see thin_out
+            _LOG.warning("what a killed process left in %s was not removed: %s", self._folder, error)
+
     def thin_out(self, run_id: str, keep_last: int, protect: Collection[int]) -> None:
         """Remove checkpoints of a run but those to be kept. See `Checkpointer.apply_retention`."""
         try:
@@ -65,6 +67,15 @@ class Holdings:
                 discard(self._folder, layout.name_of(step), run_id)
         except Exception as error:  # not all stores raise OSError, and the other ranks go on
             _LOG.warning("an old checkpoint in %s was not removed: %s", self._folder, error)
+
+    def _remove_leftovers(self, run_id: str) -> None:
+        if self._tidy:
+            return
+        # Once: later ones may be those of a process that still goes on with this run, forgotten
+        # by its launcher.
+        self._tidy = True
+        for old in leftovers(self._folder, run_id):
+            self._folder.remove(old)
 
     def _is_intact(self, name: str) -> bool:
         try:

@@ -43,7 +43,10 @@ def check(jobs: list[Job], bound: int) -> None:
         for found, wanted in zip(job.finals(), truth, strict=True):
             assert differences({k: found[k] for k in STATE}, {k: wanted[k] for k in STATE}) == []
         assert lost(job, bound) == []
-        assert job.leftovers() == sorted(["checkpoints", "runs", *kept])
+        # One that was killed when it had only to remove the oldest had nothing to do when it began again.
+        spared = f"checkpoints/step-{ITERATIONS - KEEP * INTERVAL:08d}"
+        over = {spared} if job.attempts()[-1][0] == ITERATIONS else set()
+        assert sorted({*job.leftovers()} - over) == sorted(["checkpoints", "runs", *kept])
         # Lines of iterations that were done again are there again, and the same.
         assert job.records() == records
 
@@ -53,7 +56,7 @@ def lost(job: Job, bound: int) -> list[str]:
     return [
         f"{came_to} iterations were done, and the next process began after {began}"
         for (_, came_to), (began, _) in pairwise(job.attempts())
-        if not came_to - bound < began <= came_to + 1
+        if not came_to - bound <= began <= came_to + 1
     ]
 
 
