@@ -1,5 +1,6 @@
 """Training that is killed again and again ends as if nothing had been."""
 
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end.kill_job import INTERVAL, KEEP, Job, killed_jobs
-from tests.end_to_end.resume_job import Case, differences
+from tests.end_to_end.resume_job import Case, differences, on, train
 from tests.ranks import Ranks
 
 EPOCHS, PER_EPOCH = 6, 9
@@ -80,3 +81,21 @@ def test_with_one_of_two_ranks_killed_five_times_it_does_too(bare_ranks: Ranks, 
     (jobs, _) = bare_ranks(killed_jobs, str(tmp_path), Case(size=2, **CASE), 5, 3, {})
     assert sum(job.kills for job in jobs) == 5
     check(jobs, BACKGROUND)
+
+
+def test_a_start_removes_what_was_left_before_the_first_save_and_after_the_last(
+    two_ranks: Ranks, tmp_path: Path
+) -> None:
+    save = {"interval": INTERVAL, "by_epoch": False, "keep_last": KEEP}
+    folder = tmp_path / "checkpoints"
+    begun = folder / ".staging-step-00000003.5ca1ab1e.0123abcd"
+    begun.mkdir(parents=True)
+    on(two_ranks, 1, train, Case(), str(tmp_path), save=save, resume="auto")
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["step-00000009", "step-00000010"]
+    for left in ("trash", "staging"):
+        shutil.copytree(folder / names[0], folder / f".{left}-step-00000006.5ca1ab1e.0123abcd")
+    foreign = folder / ".staging-step-00000006.another.0123abcd"
+    foreign.mkdir()
+    on(two_ranks, 1, train, Case(), str(tmp_path), save=save, resume="auto")
+    assert sorted(path.name for path in folder.iterdir()) == [foreign.name, *names]
