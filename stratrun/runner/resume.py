@@ -13,6 +13,7 @@ from stratrun.runner import persistence
 from stratrun.runner.context import RunnerContext
 from stratrun.runner.form import Form
 from stratrun.runner.partial import find, load_parts, meant
+from stratrun.runner.saving import parse_saving
 from stratrun.storage import Folder
 from stratrun.storage.urls import redacted
 
@@ -41,7 +42,9 @@ def _chosen(runner: RunnerContext, ranks: Collectives, form: Form) -> Folder:
     """Where to look for what is to be gone on with."""
     if form.resume in (True, "auto"):
         return runner.checkpointer.folder
-    return find(runner, ranks, os.fspath(form.resume), {}, f"resume={_shown(form.resume)!r}")
+    given = os.fspath(form.resume)
+    options = parse_saving(form.checkpoint_cfg).storage_options if "://" in given else {}
+    return find(runner, ranks, given, options, f"resume={_shown(form.resume)!r}")
 
 
 def _shown(given: Any) -> Any:

@@ -106,10 +106,10 @@ def open_loggers(started: Started, form: Form) -> None:
     if started.writes:
         return
     started.writes = True
-    ranks, work_dir = started.ranks, started.work_dir
+    ranks, work_dir, options = started.ranks, started.work_dir, started.saving.storage_options
     error: Exception | None = None
     try:
-        loggers = LoggerGroup.build(form.loggers, work_dir=work_dir, is_main=ranks.is_main)
+        loggers = LoggerGroup.build(form.loggers, work_dir=work_dir, is_main=ranks.is_main, **options)
         started.loggers = loggers
         if form.cfg is not None:
             # Only now, as it imports a YAML reader that a run from Python does without.
