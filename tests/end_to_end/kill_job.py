@@ -16,7 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stratrun.checkpoint import StoredCheckpoint
+from stratrun.checkpoint.discovery import committed_steps
+from stratrun.checkpoint.layout import name_of
+from stratrun.errors import CheckpointError
 from stratrun.hooks import Hook
+from stratrun.storage import Folder
 from tests.end_to_end.resume_job import MEASURED, Case, train
 
 # What a save, the removal of an old one and the log files are made of.
@@ -56,6 +61,8 @@ class Job:
     kills: int = 0
     within_saves: int = 0
     """Kills that left a checkpoint which was begun."""
+    damaged: list[str] = field(default_factory=list)
+    """Checkpoints with a marker that were not whole after a kill."""
 
     def train(self) -> None:
         """What each process does, from wherever the last one has come."""
@@ -86,8 +93,16 @@ class Job:
         inner = [f"checkpoints/{path.name}" for path in (work / "checkpoints").iterdir()]
         return sorted([*(path.name for path in work.iterdir()), *inner])
 
-    def has_begun_one(self) -> bool:
-        return any((self.folder / "work").glob("checkpoints/.*"))
+    def look(self) -> None:
+        """Take note of what a kill has left."""
+        folder = Folder(self.folder / "work" / "checkpoints")
+        self.kills += 1
+        self.within_saves += any(name.startswith(".") for name in folder.names())
+        for step in committed_steps(folder):
+            try:
+                StoredCheckpoint(folder.child(name_of(step))).verify()
+            except CheckpointError as error:
+                self.damaged.append(str(error))
 
     def records(self) -> tuple[dict[Any, Any], list[str]]:
         """Each record of the logs by what identifies it, and what is wrong with them."""
@@ -166,8 +181,8 @@ def attempt(job: Job, moment: float | None, operation: int | None, victim: int =
     codes = _ended(pids, moment, victim)
     if -signal.SIGKILL not in codes and any(codes):
         raise AssertionError(f"a process that was not killed ended with {codes}")
-    job.kills += any(codes)
-    job.within_saves += any(codes) and job.has_begun_one()
+    if any(codes):
+        job.look()
     return not any(codes)
 
 

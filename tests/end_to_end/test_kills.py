@@ -41,6 +41,7 @@ def check(jobs: list[Job], bound: int) -> None:
     assert len(records[0]) > ITERATIONS / 3 and not records[1]
     kept = [f"checkpoints/step-{step:08d}" for step in range(ITERATIONS, 0, -INTERVAL)][:KEEP]
     for job in killed:
+        assert job.damaged == []
         for found, wanted in zip(job.finals(), truth, strict=True):
             assert differences({k: found[k] for k in STATE}, {k: wanted[k] for k in STATE}) == []
         assert lost(job, bound) == []
