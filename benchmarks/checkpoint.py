@@ -191,24 +191,32 @@ class Bench:
         self._step += 1
         return self._step
 
-    def taken_from_training(self, seconds: float = 12.0) -> None:
-        """Seconds of training that saves in the background cost, for 2 GB each."""
+    def taken_from_training(self) -> None:
+        """Seconds of training that a save in the background costs, for 2 GB."""
         weight = torch.randn(512, 512)
+        saver = self.checkpointer
 
-        def steps(limit: float) -> int:
-            done, end = 0, time.perf_counter() + limit
-            while time.perf_counter() < end:
+        def rate(goes_on: Callable[[], bool]) -> tuple[float, float]:
+            """Steps a second, and the seconds it was measured over."""
+            start, done = time.perf_counter(), 0
+            while goes_on():
                 torch.mm(weight, weight)
                 done += 1
-            return done
+            seconds = time.perf_counter() - start
+            return done / seconds, seconds
 
-        before = steps(seconds / 2) / (seconds / 2)
-        saver = self.checkpointer
+        def for_a_while() -> Callable[[], bool]:
+            end = time.perf_counter() + 2.0
+            return lambda: time.perf_counter() < end
+
+        before, _ = rate(for_a_while())
         blocked = timed(lambda: saver.save(self._next(), self.state, keep_last=1, background=True))
-        during = steps(seconds) / seconds
-        saver.wait()
-        after = steps(seconds / 2) / (seconds / 2)
-        lost = seconds * (1 - during / ((before + after) / 2)) + blocked
+        saving = threading.Thread(target=saver.wait)
+        saving.start()
+        during, seconds = rate(saving.is_alive)
+        saving.join()
+        after, _ = rate(for_a_while())
+        lost = seconds * (1 - 2 * during / (before + after)) + blocked
         self.note("taken from training, for 2 GB", lost * 2e9 / self.size)
 
 

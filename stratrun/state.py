@@ -25,8 +25,6 @@ class TrainState:
     """Epoch or iteration (the unit of the train loop) of the last validation within training."""
     should_stop: bool = False
     """Set by a hook to end training after the iteration in hand."""
-    mid_iter: bool = False
-    """Whether work on a training batch has begun that no counter tells of yet."""
 
     def state_dict(self) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name in _SAVED}

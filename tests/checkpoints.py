@@ -37,7 +37,7 @@ def own_state(step: int, rank: int = 0) -> dict[str, Any]:
 @contextmanager
 def full_disk(point: str) -> Iterator[None]:
     """No space for files whose names start with `point`."""
-    opened, written = Folder.open, Folder.write_blocks
+    opened, written, created = Folder.open, Folder.write_blocks, Folder.write_bytes
 
     def refuse(path: str) -> None:
         if path.startswith(point):
@@ -52,11 +52,17 @@ def full_disk(point: str) -> Iterator[None]:
         refuse(path)
         written(self, path, blocks)
 
+    def creating(self: Folder, path: str, data: bytes, exclusive: bool = False) -> None:
+        refuse(path)
+        created(self, path, data, exclusive)
+
     Folder.open, Folder.write_blocks = opening, writing  # type: ignore[method-assign]
+    Folder.write_bytes = creating  # type: ignore[method-assign]
     try:
         yield
     finally:
         Folder.open, Folder.write_blocks = opened, written  # type: ignore[method-assign]
+        Folder.write_bytes = created  # type: ignore[method-assign]
 
 
 def same(one: Any, other: Any) -> bool:

@@ -151,6 +151,20 @@ def marker(manifest: bytes) -> bytes:
     return f"stratrun checkpoint {FORMAT}\nmanifest sha256 {hashlib.sha256(manifest).hexdigest()}\n".encode()
 
 
+def refuse_other_format(mark: bytes, manifest: bytes) -> None:
+    """
+    Raises:
+        CheckpointError: both are as another version of stratrun writes them.
+    """
+    digest = hashlib.sha256(manifest).hexdigest()
+    match = re.fullmatch(rf"stratrun checkpoint (\d{{1,4}})\nmanifest sha256 {digest}\n".encode(), mark)
+    if match and parse_json(manifest, MANIFEST).get("format") == int(match[1]):
+        raise CheckpointError(
+            f"the checkpoint has format {int(match[1])}, and this version of stratrun reads {FORMAT}; "
+            "load it with the version that wrote it"
+        )
+
+
 def digest_of(data: bytes) -> Digest:
     return Digest(len(data), hashlib.sha256(data).hexdigest())
 

@@ -21,15 +21,17 @@ def open_manifest(folder: Folder) -> Manifest:
     _refuse_links(folder, [layout.COMMITTED, layout.MANIFEST])
     data = _read(folder, layout.MANIFEST, layout.MANIFEST_LIMIT)
     mark = layout.marker(data)
-    if _read(folder, layout.COMMITTED, len(mark)) != mark:
+    found = _read(folder, layout.COMMITTED, len(mark))
+    if found != mark:
+        layout.refuse_other_format(found, data)
         raise CheckpointCorruptedError(f"{layout.COMMITTED} and {layout.MANIFEST} do not belong together")
     manifest = Manifest.parse(data)
     if layout.step_of(folder.name) not in (manifest.step, None):
         raise CheckpointCorruptedError(f"{folder.name} holds step {manifest.step}")
     for file, digest in manifest.files.items():
         if sizes.get(file) != digest.size:
-            found = f"has {sizes[file]} bytes, not {digest.size}" if file in sizes else "is missing"
-            raise CheckpointCorruptedError(f"{file} {found}")
+            seen = f"has {sizes[file]} bytes, not {digest.size}" if file in sizes else "is missing"
+            raise CheckpointCorruptedError(f"{file} {seen}")
     _refuse_links(folder, manifest.files)
     return manifest
 

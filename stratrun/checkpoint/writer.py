@@ -90,7 +90,8 @@ class Attempt:
         self.folder.write_bytes(layout.MANIFEST, manifest)
         # The names of all files must be safe before the one that vouches for them.
         self.folder.sync()
-        self.folder.write_bytes(layout.COMMITTED, layout.marker(manifest))
+        # No other attempt may be committed in the same place, be it that both found room for it.
+        self.folder.write_bytes(layout.COMMITTED, layout.marker(manifest), exclusive=True)
         if self._place != self._name:
             self.folder.sync()
             self._root.rename(self._place, self._name)

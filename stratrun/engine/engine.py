@@ -90,7 +90,6 @@ class Engine:
             What the model's step returned, `loss` being the undivided loss, and `grad_norm` where
             gradients were clipped by norm.
         """
-        self.state.mid_iter = True
         if not self.model.training:
             self._placed.to_training()
         with _NOTHING if update else self._strategy.no_sync(self._placed.wrapped):
@@ -119,7 +118,6 @@ class Engine:
 
     def forward(self, batch: Any, mode: str) -> Any:
         """Call the model's method ``<mode>_step``, or its ``forward(mode=)``, for training."""
-        self.state.mid_iter = True
         if not self.model.training:
             self._placed.to_training()
         with self._precision.forward_context():
@@ -148,7 +146,6 @@ class Engine:
         self._updates.count()
         if self.batch.finish is not None:
             self.batch.finish()
-        self.state.mid_iter = False
         for watch in self.watches:
             watch(self.state.iter)
 

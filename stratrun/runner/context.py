@@ -201,7 +201,8 @@ class RunnerContext:
         """Save the whole run under its present iteration. Returns the URL that the checkpoint will have."""
         shared = persistence.shared_state(self)
         self.call_hooks("before_save_checkpoint", checkpoint=shared)
-        own, meta = persistence.own_state(self), persistence.describe(self)
+        own = persistence.own_state(self)
+        meta = {**persistence.describe(self), "config": self._started.config}
         self.last_checkpoint = self.checkpointer.save(
             self.iter,
             shared,

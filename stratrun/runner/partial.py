@@ -234,7 +234,7 @@ class _Loading:
         return [lambda: state.load_state_dict(counters)]
 
     def _hooks(self) -> list[Apply]:
-        own = persistence._named(self._runner.hooks)
+        own = persistence.named_hooks(self._runner.hooks)
         stored = {name: state for name, state in self._shared["hooks"].items() if state}
         strange = [name for name in stored if name not in own]
         lacking = [name for name, hook in own.items() if name not in stored and hook.state_dict()]

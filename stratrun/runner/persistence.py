@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import torch
@@ -51,7 +52,7 @@ def beside_engine(runner: Savable) -> dict[str, Any]:
     return {
         "counters": runner.state.state_dict(),
         "schedules": [schedule.state_dict() for schedule in runner.schedules],
-        "hooks": {name: hook.state_dict() for name, hook in _named(runner.hooks).items()},
+        "hooks": {name: hook.state_dict() for name, hook in named_hooks(runner.hooks).items()},
         "data": {key: value for key, value in _feed_state(runner).items() if key != "loader"},
         "seed": runner.seed,
     }
@@ -80,6 +81,7 @@ def describe(runner: Savable) -> dict[str, Any]:
         "updates": runner.state.step,
         "metrics": dict(runner.metrics),
         "best": {metric: found for hook in hooks for metric, found in hook.best.items()},
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "torch": torch.__version__.split("+")[0],
         "python": platform.python_version(),
         "reasons": list(runner.reasons),
@@ -101,7 +103,7 @@ def restore_shared(runner: Savable, state: dict[str, Any]) -> None:
         )
     for schedule, saved in zip(runner.schedules, state["schedules"], strict=True):
         schedule.load_state_dict(saved)
-    for name, hook in _named(runner.hooks).items():
+    for name, hook in named_hooks(runner.hooks).items():
         if name in state["hooks"]:
             hook.load_state_dict(state["hooks"][name])
 
@@ -138,7 +140,7 @@ def _feed_state(runner: Savable) -> dict[str, Any]:
     return {} if feed is None else feed.state_dict()
 
 
-def _named(hooks: Any) -> dict[str, Hook]:
+def named_hooks(hooks: Any) -> dict[str, Hook]:
     """Each hook by the name of its class, the second of a class with a number behind it."""
     named: dict[str, Hook] = {}
     for hook in hooks:

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import PurePath
@@ -45,6 +45,8 @@ class Started:
     saving: SaveSettings
     device: torch.device
     owns_group: bool
+    config: str | None = None
+    """The config that the arguments came from, without its secrets."""
     writes: bool = False
     """Whether the loggers are open."""
 
@@ -98,6 +100,7 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
         saving=saving,
         device=wiring.device,
         owns_group=wiring.owns_group,
+        config=_config_text(form.cfg),
     )
 
 
@@ -111,15 +114,21 @@ def open_loggers(started: Started, form: Form) -> None:
     try:
         loggers = LoggerGroup.build(form.loggers, work_dir=work_dir, is_main=ranks.is_main, **options)
         started.loggers = loggers
-        if form.cfg is not None:
-            # Only now, as it imports a YAML reader that a run from Python does without.
-            from stratrun.config import Config
-
-            loggers.log_config(Config(form.cfg).to_yaml())
+        if started.config is not None:
+            loggers.log_config(started.config)
     except Exception as caught:
         error = caught
     # Only the main rank writes: the others must hear of it when it cannot.
     ranks.agree(error, f"opening work_dir={work_dir!r}")
+
+
+def _config_text(cfg: Mapping[str, Any] | None) -> str | None:
+    if cfg is None:
+        return None
+    # Only now, as it imports a YAML reader that a run from Python does without.
+    from stratrun.config import Config
+
+    return Config(cfg).to_yaml()
 
 
 def agree_on_length(ranks: Collectives, feed: Any) -> None:

@@ -118,7 +118,7 @@ def _summary(entry: Entry) -> list[str]:
             lines.append(f"  {'' if again else label:{width}}  {value}")
     config = meta.get("config")
     if config:
-        lines += ["  config", *(f"    {line}" for line in json.dumps(finite(config), indent=1).splitlines())]
+        lines += ["  config", *(f"    {line}" for line in str(config).splitlines())]
     return lines
 
 
