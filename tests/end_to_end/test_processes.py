@@ -93,9 +93,12 @@ def test_a_script_that_ends_has_its_last_checkpoint_and_its_own_exit_code(
     check(told, 1)
 
 
-def test_two_ranks_end_ten_times_without_an_abort(bare_ranks: Ranks, tmp_path: Path) -> None:
-    (told, _) = bare_ranks(runs, str(tmp_path), 2, ["plain"] * 8 + ["closed"] * 2)
-    assert len(told) == 10
+@pytest.mark.parametrize("ways", [["plain"] * 5, ["plain"] * 3 + ["closed"] * 2], ids=["first", "second"])
+def test_two_ranks_end_five_times_and_five_more_without_an_abort(
+    ways: list[str], bare_ranks: Ranks, tmp_path: Path
+) -> None:
+    (told, _) = bare_ranks(runs, str(tmp_path), 2, ways)
+    assert len(told) == 5
     check(told, 2)
 
 
