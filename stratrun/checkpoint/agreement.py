@@ -1,6 +1,7 @@
 """Work that succeeds on all ranks or fails on all of them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from stratrun.distributed.collectives import Collectives
@@ -30,6 +31,27 @@ def decided_by_main(ranks: Collectives, what: str, action: Callable[[], T]) -> T
     """Run an action on the main rank alone and give its result to all."""
     result = together(ranks, what, lambda: action() if ranks.is_main else None)
     return cast(T, ranks.from_main(result))
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """Word of a failure, for ranks that work each by itself until they come together again."""
+
+    ranks: Collectives
+    label: str
+    what: str
+
+    def call(self, text: str) -> None:
+        self.ranks.leave_word(self.label, text)
+
+    def heard(self) -> str | None:
+        """What the first that called has said."""
+        return self.ranks.word(self.label)
+
+    def call_for(self, error: Exception) -> None:
+        """Say of this rank what all will be told once they have come together."""
+        text = str(_as_ours(error, ""))
+        self.call(f"{self.what} failed on rank {self.ranks.rank}: {text}")
 
 
 def _as_ours(cause: Exception, what: str) -> CheckpointError:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from stratrun.checkpoint import layout
-from stratrun.checkpoint.agreement import decided_by_main, together
+from stratrun.checkpoint.agreement import Alarm, decided_by_main, together
 from stratrun.checkpoint.background import Background
 from stratrun.checkpoint.contribution import Contribution, Target, contribution
 from stratrun.checkpoint.discovery import committed_steps, look_into
@@ -92,19 +92,19 @@ class Checkpointer:
             CheckpointError: it could not be written, on whichever rank.
             PeerError: a rank is gone, or did not come in time.
         """
-        self.wait()
         target = Target(self.folder, step, self.run_id)
+        alarm = self._background.clear(str(target))
         ranks = self._background.ranks
         brought, staged, error = self._take(shared, own, meta, copied=background)
 
         def work() -> None:
-            together(ranks, str(target), lambda: _raise(error))
-            self._staging.wait()
-            self._write(target, brought, staged, keep_last, protect)
+            together(ranks, str(target), partial(self._ready, error))
+            self._write(target, brought, staged, alarm)
+            self.apply_retention(keep_last, protect)
 
         # What is known to fail at once on a lone rank is raised at once; else all have to hear of it.
         if background and (error is None or ranks.world_size > 1):
-            self._background.begin(work, str(target))
+            self._background.begin(work, alarm)
         else:
             work()
         return self.folder.child(layout.name_of(step)).url
@@ -118,10 +118,14 @@ class Checkpointer:
         self._background.raise_if_failed(iteration)
 
     def close(self) -> None:
-        """Give up the memory and the exchanges; `wait` comes before."""
-        self._staging.release()
-        if self._background.ranks is not self._ranks:
-            self._background.ranks.close()
+        """Give up the memory and the exchanges, once the save under way has ended; raise if it failed."""
+        try:
+            self.wait()
+        finally:
+            self._staging.release()
+            # What hangs in an exchange would take the process with it if the group went away.
+            if self._background.ranks is not self._ranks and not self._background.is_stuck():
+                self._background.ranks.close()
 
     def reserve(self, size: int, *, pinned: bool = False) -> None:
         """Begin to make the memory for copies of so many bytes, which the first save else has to wait for.
@@ -129,8 +133,15 @@ class Checkpointer:
         Args:
             pinned: For tensors of a CUDA device.
         """
-        work = partial(self._staging.reserve, size, pinned=pinned)
-        threading.Thread(target=work, name="stratrun-reserve", daemon=True).start()
+
+        def work() -> None:
+            try:
+                self._staging.reserve(size, pinned=pinned)
+            except Exception as error:
+                _LOG.info("no memory was made ahead for copies of %d bytes: %s", size, error)
+
+        # Not a daemon: torch aborts a process that ends while a thread of it is in there.
+        threading.Thread(target=work, name="stratrun-reserve").start()
 
     def load(self, which: Literal["latest"] | int | str | os.PathLike[str] | Folder = "latest") -> Loaded:
         """Read a checkpoint, every byte verified, into host memory.
@@ -193,13 +204,18 @@ class Checkpointer:
         except Exception as error:
             return Contribution(), {}, error
 
+    def _ready(self, error: Exception | None) -> None:
+        """Raise what went wrong with what this rank brings, or return when its copies are complete."""
+        if error is not None:
+            raise error
+        self._staging.wait()
+
     def _write(
         self,
         target: Target,
         brought: Contribution,
         staged: Mapping[str, Tensor],
-        keep_last: int | None,
-        protect: Collection[int],
+        alarm: Alarm,
     ) -> None:
         # Here, as it takes a second, which only a run that saves is to spend.
         from stratrun.checkpoint.saving import write
@@ -210,10 +226,9 @@ class Checkpointer:
         def begin() -> str | None:
             return holdings.make_room(target.step, target.run_id) if ranks.is_main else None
 
-        if not write(ranks, target, begin, brought, staged):
+        if not write(ranks, target, begin, brought, staged, alarm):
             _LOG.info("%s is there already", self.folder.child(layout.name_of(target.step)))
         holdings.add(target.step, target.run_id)
-        self.apply_retention(keep_last, protect)
 
     def _start(self, which: Any) -> Folder:
         if isinstance(which, Folder):
@@ -227,8 +242,3 @@ class Checkpointer:
             self.run_id = loaded.meta["run_id"]
             self._damaged.update(loaded.passed_over)
         return loaded
-
-
-def _raise(error: Exception | None) -> None:
-    if error is not None:
-        raise error

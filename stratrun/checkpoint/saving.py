@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.distributed.checkpoint.planner import WriteItem
 
-from stratrun.checkpoint.agreement import together
+from stratrun.checkpoint.agreement import Alarm, together
 from stratrun.checkpoint.contribution import Contribution, Target
 from stratrun.checkpoint.storage_writer import SnapshotPlanner
 from stratrun.checkpoint.writer import Attempt
@@ -24,6 +24,7 @@ def write(
     begin: Callable[[], str | None],
     brought: Contribution,
     staged: Mapping[str, Tensor],
+    alarm: Alarm,
 ) -> bool:
     """Write a checkpoint, on all ranks together.
 
@@ -32,6 +33,7 @@ def write(
             None where nothing is to be written.
         brought: What this rank brings.
         staged: Its tensors as they are to be written: copies, where the run goes on meanwhile.
+        alarm: How a rank that fails stops the others.
 
     Returns:
         Whether there was anything to write.
@@ -45,7 +47,7 @@ def write(
         return False
     attempt = Attempt(target.folder, target.step, target.run_id, token)
     try:
-        _write(ranks, str(target), attempt, brought, staged, failure=f"{target.step}/{token}")
+        _write(ranks, str(target), attempt, brought, staged, alarm)
     except Exception:
         if ranks.is_main:
             attempt.abandon()
@@ -59,15 +61,10 @@ def _write(
     attempt: Attempt,
     brought: Contribution,
     staged: Mapping[str, Tensor],
-    *,
-    failure: str,
+    alarm: Alarm,
 ) -> None:
-    """
-    Args:
-        failure: What a rank that fails leaves word of.
-    """
     writer = attempt.writer(ranks.rank, ranks.world_size, brought.own)
-    planner = _Attentive(brought.tensors, staged, lambda: ranks.has_word(failure))
+    planner = _Attentive(brought.tensors, staged, alarm)
     # By torch's planner, as it knows how tensors that are spread over a mesh of ranks divide into files.
     local = together(ranks, what, lambda: writer.prepare_local_plan(planner.create_local_plan()))
     plans = ranks.gather_to_main(local)
@@ -79,37 +76,43 @@ def _write(
         return writer.prepare_global_plan(divided), metadata
 
     divided, metadata = together(ranks, what, arrange)
-    mine = planner.finish_plan(ranks.scatter_from_main(divided))
+    mine = ranks.scatter_from_main(divided)
 
     def write_mine() -> Any:
         try:
-            return writer.write_data(mine, planner).wait()
-        except Exception:
-            ranks.leave_word(failure)
+            return writer.write_data(planner.finish_plan(mine), planner).wait()
+        except _Stopped:
+            return None  # who called tells why, when all have come together
+        except Exception as error:
+            alarm.call_for(error)
             raise
 
     results = ranks.gather_to_main(together(ranks, what, write_mine))
 
     def commit() -> None:
         if results is not None:
+            if None in results:
+                raise CheckpointError(alarm.heard() or "stopped")
             attempt.commit(metadata, results, {"shared": brought.shared, "meta": brought.meta})
 
     together(ranks, what, commit)
 
 
+class _Stopped(Exception):
+    """Another rank has failed, so that this one need not go on."""
+
+
 class _Attentive(SnapshotPlanner):
     """Stops a rank that still writes when another has failed: all are to hear of it soon."""
 
-    def __init__(
-        self, live: Mapping[str, Tensor], staged: Mapping[str, Tensor], has_failed: Callable[[], bool]
-    ) -> None:
+    def __init__(self, live: Mapping[str, Tensor], staged: Mapping[str, Tensor], alarm: Alarm) -> None:
         super().__init__(live, staged)
-        self._has_failed = has_failed
+        self._alarm = alarm
         self._look_at = time.monotonic() + _LOOK_EVERY
 
     def resolve_data(self, write_item: WriteItem) -> Any:
         if time.monotonic() > self._look_at:
             self._look_at = time.monotonic() + _LOOK_EVERY
-            if self._has_failed():
-                raise CheckpointError("stopped, as another rank has failed")
+            if self._alarm.heard() is not None:
+                raise _Stopped
         return super().resolve_data(write_item)

@@ -1,7 +1,8 @@
 """The few exchanges between ranks that a run needs beside those of its strategy."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -42,6 +43,8 @@ class Collectives:
         self._board = board
         self._tells = tells and board is not None
         self._count = 0
+        self._rounds: Counter[str] = Counter()
+        self._over = ""
 
     @property
     def rank(self) -> int:
@@ -115,6 +118,7 @@ class Collectives:
 
     def close(self) -> None:
         """End the group, after the last exchange."""
+        self._over = self._over or "it comes after the last one"
         if self._group is not None:
             dist.destroy_process_group(self._group)
             self._group = None
@@ -149,43 +153,80 @@ class Collectives:
 
         For what only some ranks may come to: after a failure, for example.
         """
+        return self.hear(label, str, seconds) is not None
+
+    def hear(self, label: str, text: Callable[[], str], seconds: float) -> list[str] | None:
+        """What every rank says at this label, by rank; None if not all do within a time. No exchange either.
+
+        Args:
+            text: Gives what this rank says.
+        """
         if self.world_size == 1:
-            return True
+            return [text()]
         if self._board is None:
-            return False
-        keys = [f"here/{label}/{rank}" for rank in range(self.world_size)]
+            return None
+        # Numbered, as words that all have heard stay there for ever.
+        keys = [f"here/{label}/{self._rounds[label]}/{rank}" for rank in range(self.world_size)]
         try:
-            self._board.set(keys[self.rank], "")
+            self._board.set(keys[self.rank], text())
             self._board.wait(keys, timedelta(seconds=seconds))
+            told = [self._board.get(key).decode() for key in keys]
         except RuntimeError:  # not there in time, or the rank that has the board is gone
-            return False
-        return True
+            with suppress(RuntimeError):
+                self._board.delete_key(keys[self.rank])
+            return None
+        self._rounds[label] += 1
+        return told
 
-    def leave_word(self, label: str) -> None:
-        """Tell the others something, without waiting for them to hear it."""
-        if self._board is not None:
-            self._board.set(f"word/{label}", "")
+    def leave_word(self, label: str, text: str) -> str:
+        """Tell the others something, without waiting for them. Returns what the first has said there."""
+        if self._board is None:
+            return text
+        try:
+            return self._board.compare_set(f"word/{label}", "", text).decode()
+        except RuntimeError:  # the rank that has the board is gone
+            return text
 
-    def has_word(self, label: str) -> bool:
-        """Whether any rank has left word of this."""
-        return self._board is not None and self._board.check([f"word/{label}"])
+    def word(self, label: str) -> str | None:
+        """The word that some rank has left."""
+        key = f"word/{label}"
+        try:
+            if self._board is None or not self._board.check([key]):
+                return None
+            return self._board.get(key).decode()
+        except RuntimeError:
+            return None
+
+    def behind(self) -> list[int]:
+        """The ranks that came to fewer exchanges than others, as far as they tell."""
+        if not self._tells:
+            return []
+        counts = [self._exchanges_of(rank) for rank in range(self.world_size)]
+        return [rank for rank, count in enumerate(counts) if count < max(counts)]
 
     @contextmanager
     def _exchange(self) -> Iterator[None]:
+        if self._over:
+            raise PeerError(f"no exchange between ranks is possible any more: {self._over}")
         self._count += 1
         try:
             if self._tells and self._board is not None:
                 self._board.set(f"at/{self.rank}", str(self._count))
             yield
         except RuntimeError as error:
-            raise PeerError(f"an exchange between ranks broke off: {self._missing()}") from error
+            # Whatever came next would be taken for what is missing of this one.
+            missing = self._missing()
+            self._over = f"one of them broke off, {missing}"
+            raise PeerError(f"an exchange between ranks broke off: {missing}") from error
 
     def _missing(self) -> str:
         """Who did not come to the exchange that failed, as far as the board tells."""
         if not self._tells:
             return "another rank is gone, or did not come to it in time"
         late = [str(rank) for rank in range(self.world_size) if self._exchanges_of(rank) < self._count]
-        if not late or len(late) == self.world_size:
+        if str(self.rank) in late:
+            return "rank 0, which keeps the messages of all, does not answer"
+        if not late:
             return "another rank was lost in it"
         who = f"rank {late[0]} is" if len(late) == 1 else f"ranks {', '.join(late)} are"
         return f"{who} gone, or did not come to it in time"

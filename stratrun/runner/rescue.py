@@ -121,6 +121,8 @@ class Rescue:
         reason: str | None = None
         shared: dict[str, Any] = {}
         own: dict[str, Any] = {}
+        # The exchanges of a save are not to be made by two threads.
+        run.checkpointer.wait()
         try:
             if isinstance(error, CheckpointError):
                 raise _Inexact("saving is what failed")
@@ -135,14 +137,16 @@ class Rescue:
     def _come_together(self, iteration: int, reason: str | None) -> None:
         """Go on only with all ranks, and only if the state is whole on each."""
         ranks = self._ranks
-        # The second call tells whether all have seen all come: word of one that gave up waiting stays.
-        for label in (f"rescue/{iteration}", f"rescue/{iteration}/go"):
-            if not ranks.all_here(label, PATIENCE):
-                raise _Inexact(
-                    reason or f"not every rank came to save within {PATIENCE:g} s of rank {ranks.rank}"
-                )
-        for rank, found in enumerate(ranks.gather(reason)):
-            if found is not None:
+        alone = f"not every rank came to save within {PATIENCE:g} s of rank {ranks.rank}"
+        # By messages: the ranks may have been broken off at different exchanges of the run. The second
+        # tells whether all have seen all come: word of one that gave up waiting may have been seen.
+        if not ranks.all_here(f"rescue/{iteration}", PATIENCE):
+            raise _Inexact(reason or alone)
+        reasons = ranks.hear(f"rescue/{iteration}/go", lambda: reason or "", PATIENCE)
+        if reasons is None:
+            raise _Inexact(reason or alone)
+        for rank, found in enumerate(reasons):
+            if found:
                 raise _Inexact(found if ranks.world_size == 1 else f"on rank {rank} {found}")
 
     def _put_back(self, whole: _Whole) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -189,6 +189,7 @@ class Runner(RunnerContext):
             yield
             self.checkpointer.wait()
             self.call_hooks("after_run")
+            self.checkpointer.wait()  # once more, as that may have saved
             for text in self.hooks.never_called():
                 warnings.warn(text, stacklevel=2)
             self.loggers.say(summary.at_end(self, job, self._form))

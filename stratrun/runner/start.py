@@ -51,11 +51,13 @@ class Started:
     """Whether the loggers are open."""
 
     def close(self) -> None:
-        self.loggers.close()
-        self.checkpointer.close()
-        self.ranks.close()
-        if self.owns_group:
-            leave()
+        try:
+            self.loggers.close()
+            self.checkpointer.close()
+        finally:
+            self.ranks.close()
+            if self.owns_group:
+                leave()
 
 
 def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Started:

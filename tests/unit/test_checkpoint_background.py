@@ -16,6 +16,10 @@ def alone(limit=5.0):
     return Background(Collectives(ProcessEnv()), limit)
 
 
+def begin(background, work, what="saving"):
+    background.begin(work, background.clear(what))
+
+
 def test_work_goes_on_beside_the_caller_and_wait_returns_when_it_has_ended():
     background, begun, go_on, log = alone(), threading.Event(), threading.Event(), []
 
@@ -24,7 +28,7 @@ def test_work_goes_on_beside_the_caller_and_wait_returns_when_it_has_ended():
         go_on.wait()
         log.append("written")
 
-    background.begin(work, "saving")
+    begin(background, work, "saving")
     begun.wait()
     assert log == []
     go_on.set()
@@ -40,7 +44,7 @@ def test_a_second_piece_of_work_waits_for_the_first_and_drops_none():
             time.sleep(0.01)
             log.append(number)
 
-        background.begin(work, "saving")
+        begin(background, work, "saving")
         assert len(log) >= number
     background.wait()
     assert log == [0, 1, 2, 3, 4]
@@ -53,8 +57,8 @@ def fail():
 def test_a_failure_is_raised_at_the_next_iteration_and_once_only():
     background = alone()
     background.raise_if_failed(3)
-    background.begin(fail, "saving")
-    background._settled.wait(5)
+    begin(background, fail, "saving")
+    background._done.wait(5)
     with pytest.raises(CheckpointError, match="the disk is full"):
         background.raise_if_failed(4)
     background.raise_if_failed(5)
@@ -63,19 +67,18 @@ def test_a_failure_is_raised_at_the_next_iteration_and_once_only():
 
 def test_a_failure_is_raised_by_the_next_save_and_by_wait():
     background = alone()
-    background.begin(fail, "saving")
+    begin(background, fail, "saving")
     with pytest.raises(CheckpointError, match="the disk is full"):
-        background.begin(lambda: None, "saving again")
-    background.begin(fail, "saving")
+        begin(background, lambda: None, "saving again")
+    begin(background, fail, "saving")
     with pytest.raises(CheckpointError, match="the disk is full"):
         background.wait()
     background.wait()
 
 
-def test_work_that_never_ends_is_an_error_of_the_iteration_that_finds_it_overdue(monkeypatch):
-    monkeypatch.setattr("stratrun.checkpoint.background._GRACE", 0.0)
+def test_work_that_never_ends_is_an_error_of_the_iteration_that_finds_it_overdue():
     background, release = alone(limit=0.2), threading.Event()
-    background.begin(release.wait, "saving step 5 to s3://bucket")
+    begin(background, release.wait, "saving step 5 to s3://bucket")
     background.raise_if_failed(1)
     time.sleep(0.3)
     with pytest.raises(CheckpointError, match=r"saving step 5 to s3://bucket has not ended within 0\.2 s"):
@@ -96,7 +99,7 @@ def drift():
             time.sleep(0.003 * round_ * (1 + ranks.rank))
             ranks.agree(CheckpointError("no room") if ranks.rank == 1 else None, "saving")
 
-        background.begin(work, "saving")
+        begin(background, work, "saving")
         for iteration in range(round_ * 1000, round_ * 1000 + 1000):
             time.sleep(0.001 if ranks.rank else 0.0017)
             try:
