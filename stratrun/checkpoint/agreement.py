@@ -42,11 +42,11 @@ class Alarm:
     what: str
 
     def call(self, text: str) -> None:
-        self.ranks.leave_word(self.label, text)
+        self.ranks.board.leave_word(self.label, text)
 
     def heard(self) -> str | None:
         """What the first that called has said."""
-        return self.ranks.word(self.label)
+        return self.ranks.board.word(self.label)
 
     def call_for(self, error: Exception) -> None:
         """Say of this rank what all will be told once they have come together."""

@@ -136,7 +136,7 @@ class Background:
 
     def _same_for_all(self, error: Exception, alarm: Alarm) -> Exception:
         """What to raise: that of the rank that was first to know how it ends."""
-        told = self.ranks.leave_word(f"{alarm.label}/end", str(error))
+        told = self.ranks.board.leave_word(f"{alarm.label}/end", str(error))
         alarm.call(told)
         if told == str(error):
             return error
@@ -146,7 +146,7 @@ class Background:
 
     def _agreed_iteration(self, alarm: Alarm) -> int:
         """The first iteration that no rank has passed, once all know that there is something to raise."""
-        told = self.ranks.hear(f"{alarm.label}/at", lambda: str(self._iteration), _PATIENCE)
+        told = self.ranks.board.hear(f"{alarm.label}/at", lambda: str(self._iteration), _PATIENCE)
         return 0 if told is None else max(map(int, told)) + 1
 
     def _raise(self) -> None:

@@ -98,7 +98,7 @@ class Checkpointer:
         brought, staged, error = self._take(shared, own, meta, copied=background)
 
         def work() -> None:
-            together(ranks, str(target), partial(self._ready, error))
+            together(ranks, str(target), partial(_ready, error, self._staging))
             self._write(target, brought, staged, alarm)
             self.apply_retention(keep_last, protect)
 
@@ -123,9 +123,10 @@ class Checkpointer:
             self.wait()
         finally:
             self._staging.release()
+            saving = self._background.ranks
             # What hangs in an exchange would take the process with it if the group went away.
-            if self._background.ranks is not self._ranks and not self._background.is_stuck():
-                self._background.ranks.close()
+            if saving is not self._ranks and not self._background.is_stuck():
+                saving.close()
 
     def reserve(self, size: int, *, pinned: bool = False) -> None:
         """Begin to make the memory for copies of so many bytes, which the first save else has to wait for.
@@ -133,15 +134,8 @@ class Checkpointer:
         Args:
             pinned: For tensors of a CUDA device.
         """
-
-        def work() -> None:
-            try:
-                self._staging.reserve(size, pinned=pinned)
-            except Exception as error:
-                _LOG.info("no memory was made ahead for copies of %d bytes: %s", size, error)
-
         # Not a daemon: torch aborts a process that ends while a thread of it is in there.
-        threading.Thread(target=work, name="stratrun-reserve").start()
+        threading.Thread(target=_reserve, args=(self._staging, size, pinned), name="stratrun-reserve").start()
 
     def load(self, which: Literal["latest"] | int | str | os.PathLike[str] | Folder = "latest") -> Loaded:
         """Read a checkpoint, every byte verified, into host memory.
@@ -157,7 +151,7 @@ class Checkpointer:
             CheckpointError: one could not be read, on whichever rank.
         """
         start = self._start(which)
-        path, steps = decided_by_main(self._ranks, f"looking into {start}", lambda: look_into(start))
+        path, steps = decided_by_main(self._ranks, f"looking into {start}", partial(look_into, start))
         folder = start.child(path) if path else start
         if steps is None:
             return self._adopt(load_exactly(self._ranks, folder), folder.parent)
@@ -204,24 +198,13 @@ class Checkpointer:
         except Exception as error:
             return Contribution(), {}, error
 
-    def _ready(self, error: Exception | None) -> None:
-        """Raise what went wrong with what this rank brings, or return when its copies are complete."""
-        if error is not None:
-            raise error
-        self._staging.wait()
-
     def _write(
-        self,
-        target: Target,
-        brought: Contribution,
-        staged: Mapping[str, Tensor],
-        alarm: Alarm,
+        self, target: Target, brought: Contribution, staged: Mapping[str, Tensor], alarm: Alarm
     ) -> None:
         # Here, as it takes a second, which only a run that saves is to spend.
         from stratrun.checkpoint.saving import write
 
-        ranks = self._background.ranks
-        holdings = self._holdings
+        ranks, holdings = self._background.ranks, self._holdings
 
         def begin() -> str | None:
             return holdings.make_room(target.step, target.run_id) if ranks.is_main else None
@@ -242,3 +225,17 @@ class Checkpointer:
             self.run_id = loaded.meta["run_id"]
             self._damaged.update(loaded.passed_over)
         return loaded
+
+
+def _ready(error: Exception | None, staging: Staging) -> None:
+    """Raise what went wrong with what this rank brings, or return when its copies are complete."""
+    if error is not None:
+        raise error
+    staging.wait()
+
+
+def _reserve(staging: Staging, size: int, pinned: bool) -> None:
+    try:
+        staging.reserve(size, pinned=pinned)
+    except Exception as error:
+        _LOG.info("no memory was made ahead for copies of %d bytes: %s", size, error)

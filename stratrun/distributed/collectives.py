@@ -1,21 +1,18 @@
 """The few exchanges between ranks that a run needs beside those of its strategy."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 
+from stratrun.distributed.board import Board
 from stratrun.distributed.env import ProcessEnv
 from stratrun.errors import PeerError, StratrunError
 
 T = TypeVar("T")
-# How long a rank that failed in an exchange waits for what the others say of themselves.
-_LAST_WORDS = timedelta(seconds=1)
 
 
 class Collectives:
@@ -40,10 +37,9 @@ class Collectives:
     ) -> None:
         self._env = env
         self._group = group
-        self._board = board
+        self.board = Board(env.rank, env.world_size, board)
         self._tells = tells and board is not None
         self._count = 0
-        self._rounds: Counter[str] = Counter()
         self._over = ""
 
     @property
@@ -153,55 +149,11 @@ class Collectives:
 
         For what only some ranks may come to: after a failure, for example.
         """
-        return self.hear(label, str, seconds) is not None
-
-    def hear(self, label: str, text: Callable[[], str], seconds: float) -> list[str] | None:
-        """What every rank says at this label, by rank; None if not all do within a time. No exchange either.
-
-        Args:
-            text: Gives what this rank says.
-        """
-        if self.world_size == 1:
-            return [text()]
-        if self._board is None:
-            return None
-        # Numbered, as words that all have heard stay there for ever.
-        keys = [f"here/{label}/{self._rounds[label]}/{rank}" for rank in range(self.world_size)]
-        try:
-            self._board.set(keys[self.rank], text())
-            self._board.wait(keys, timedelta(seconds=seconds))
-            told = [self._board.get(key).decode() for key in keys]
-        except RuntimeError:  # not there in time, or the rank that has the board is gone
-            with suppress(RuntimeError):
-                self._board.delete_key(keys[self.rank])
-            return None
-        self._rounds[label] += 1
-        return told
-
-    def leave_word(self, label: str, text: str) -> str:
-        """Tell the others something, without waiting for them. Returns what the first has said there."""
-        if self._board is None:
-            return text
-        try:
-            return self._board.compare_set(f"word/{label}", "", text).decode()
-        except RuntimeError:  # the rank that has the board is gone
-            return text
-
-    def word(self, label: str) -> str | None:
-        """The word that some rank has left."""
-        key = f"word/{label}"
-        try:
-            if self._board is None or not self._board.check([key]):
-                return None
-            return self._board.get(key).decode()
-        except RuntimeError:
-            return None
+        return self.board.hear(label, str, seconds) is not None
 
     def behind(self) -> list[int]:
         """The ranks that came to fewer exchanges than others, as far as they tell."""
-        if not self._tells:
-            return []
-        counts = [self._exchanges_of(rank) for rank in range(self.world_size)]
+        counts = self.board.counts() if self._tells else [0]
         return [rank for rank, count in enumerate(counts) if count < max(counts)]
 
     @contextmanager
@@ -210,8 +162,8 @@ class Collectives:
             raise PeerError(f"no exchange between ranks is possible any more: {self._over}")
         self._count += 1
         try:
-            if self._tells and self._board is not None:
-                self._board.set(f"at/{self.rank}", str(self._count))
+            if self._tells:
+                self.board.tell_count(self._count)
             yield
         except RuntimeError as error:
             # Whatever came next would be taken for what is missing of this one.
@@ -223,21 +175,14 @@ class Collectives:
         """Who did not come to the exchange that failed, as far as the board tells."""
         if not self._tells:
             return "another rank is gone, or did not come to it in time"
-        late = [str(rank) for rank in range(self.world_size) if self._exchanges_of(rank) < self._count]
-        if str(self.rank) in late:
+        counts = self.board.counts()
+        if not counts[self.rank]:
             return "rank 0, which keeps the messages of all, does not answer"
+        late = [str(rank) for rank, count in enumerate(counts) if count < self._count]
         if not late:
             return "another rank was lost in it"
         who = f"rank {late[0]} is" if len(late) == 1 else f"ranks {', '.join(late)} are"
         return f"{who} gone, or did not come to it in time"
-
-    def _exchanges_of(self, rank: int) -> int:
-        assert self._board is not None
-        try:
-            self._board.wait([f"at/{rank}"], _LAST_WORDS)
-            return int(self._board.get(f"at/{rank}"))
-        except RuntimeError:  # it never said anything, or the board is gone with its rank
-            return 0
 
 
 def _known(kind: type[Exception]) -> type[StratrunError]:

@@ -142,7 +142,7 @@ class Rescue:
         # tells whether all have seen all come: word of one that gave up waiting may have been seen.
         if not ranks.all_here(f"rescue/{iteration}", PATIENCE):
             raise _Inexact(reason or alone)
-        reasons = ranks.hear(f"rescue/{iteration}/go", lambda: reason or "", PATIENCE)
+        reasons = ranks.board.hear(f"rescue/{iteration}/go", lambda: reason or "", PATIENCE)
         if reasons is None:
             raise _Inexact(reason or alone)
         for rank, found in enumerate(reasons):
