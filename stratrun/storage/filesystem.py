@@ -153,6 +153,7 @@ class Folder:
         quick = replace(self._retry, deadline=min(self._retry.deadline, _PROBE_DEADLINE))
         folder, name, data = self._moved(self._root, self.url, quick), f".probe-{token}", token.encode()
         try:
+            folder.make()
             folder.write_bytes(name, data)
             found = folder.read_bytes(name, limit=len(data))
             folder.remove(name)
@@ -167,7 +168,11 @@ class Folder:
 
     def make(self) -> None:
         """Create the folder. Stores without folders have nothing to do."""
-        self._store.make(self._root)
+        store = self._store
+        if isinstance(store, LocalStore):
+            store.make_safe(self._root)
+        else:
+            store.make(self._root)
 
     def sync(self) -> None:
         """Have the names in the folder survive a loss of power, as writing does for contents."""

@@ -36,6 +36,16 @@ class LocalStore:
     def make(self, at: str) -> None:
         self.guard("making", at, lambda _: os.makedirs(at, exist_ok=True))
 
+    def make_safe(self, at: str) -> None:
+        """Make a folder whose name, like those of the folders above it, survives a loss of power."""
+        missing, above = [], at
+        while above and not os.path.exists(above):
+            above = os.path.dirname(above)
+            missing.append(above)
+        self.make(at)
+        for folder in missing:
+            self.sync(folder)
+
     @contextmanager
     def open(self, at: str, mode: Literal["rb", "wb"]) -> Iterator[BinaryIO]:
         if mode == "wb":

@@ -1,95 +1,34 @@
 """A process that dies at any operation of a save leaves the newest committed checkpoint whole."""
 
-import builtins
-import os
+import shutil
 import signal
 import uuid
 from pathlib import Path
 
+import pytest
+import torch
+
 from stratrun.checkpoint.discovery import committed_steps
 from stratrun.storage import Folder, local
 from tests.checkpoints import checkpointer, own_state, same, shared_state
+from tests.disks import Counted, in_child, observed
 
-# Each changes what is on disk. `open` and `write` are added below.
-OPERATIONS = ("mkdir", "rename", "unlink", "rmdir", "fsync")
-
-
-class Faults:
-    """Calls `die` in place of operation number `fatal`, and counts them all."""
-
-    def __init__(self, fatal, die):
-        self.count = 0
-        self._fatal = fatal
-        self._die = die
-
-    def tick(self):
-        self.count += 1
-        if self.count == self._fatal:
-            self._die()
-
-    def guarded(self, function):
-        def call(*args, **kwargs):
-            self.tick()
-            return function(*args, **kwargs)
-
-        return call
+KINDS = {"mkdir", "open", "pwrite", "write", "fsync", "rename", "unlink", "rmdir", "nameless", "link"}
 
 
-class HalvedFile:
-    """Writes in two steps, so that a death between them leaves half of what was to be written."""
-
-    def __init__(self, file, faults):
-        self._file = file
-        self._faults = faults
-
-    def write(self, data):
-        data = memoryview(data).cast("B") if len(data) else memoryview(b"")
-        self._faults.tick()
-        self._file.write(data[: len(data) // 2])
-        self._file.flush()
-        self._faults.tick()
-        self._file.write(data[len(data) // 2 :])
-
-    def __getattr__(self, name):
-        return getattr(self._file, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self._file.close()
+def state(step):
+    """Of some pages and a rest, so that files are written past the cache and through it."""
+    return {**shared_state(step), "big": torch.arange(5000) * step}
 
 
-def save_and_retain(folder, step):
+def save(folder, step, **options):
+    checkpointer(folder).save(step, state(step), own_state(step), **options)
+
+
+def save_and_retain(folder, step, background=False):
     ours = checkpointer(folder)
-    ours.save(step, shared_state(step), own_state(step))
-    ours.apply_retention(2)
-
-
-def inject(faults):
-    """Route every operation of this process that changes a local folder past the faults."""
-    for name in OPERATIONS:
-        setattr(os, name, faults.guarded(getattr(os, name)))
-
-    def opened(path, mode="rb"):
-        if "w" not in mode:
-            return builtins.open(path, mode)
-        faults.tick()
-        return HalvedFile(builtins.open(path, mode), faults)
-
-    local.open = opened
-
-
-def in_child(work):
-    """Run in a forked process. Returns its exit code, or minus the signal it died of."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    ours.save(step, state(step), own_state(step), keep_last=2, background=background)
+    ours.wait()
 
 
 def survivors_are_whole(folder):
@@ -101,56 +40,94 @@ def survivors_are_whole(folder):
 
 def is_whole(folder, step):
     loaded = checkpointer(folder).load(step)
-    return same(loaded.shared, shared_state(step)) and same(loaded.own, own_state(step))
+    return same(loaded.shared, state(step)) and same(loaded.own, own_state(step))
 
 
-def test_killed_at_any_operation_the_newest_committed_one_is_whole(tmp_path):
-    def die():
-        os.kill(os.getpid(), signal.SIGKILL)
+@pytest.fixture(params=["direct", "buffered"])
+def path(request, monkeypatch):
+    """How large writes go to the disk."""
+    if request.param == "buffered":
+        monkeypatch.setattr(local, "_DIRECT", 0)
+    return request.param
 
-    newest = set()
+
+def copies(before, place):
+    """The same folder again and again, and for the k-th time k."""
     for fatal in range(1, 1000):
-        folder = Folder(tmp_path / str(fatal))
-        for step in (1, 2, 3):
-            checkpointer(folder).save(step, shared_state(step), own_state(step))
+        target = place / str(fatal)
+        shutil.copytree(before, target)
+        yield fatal, Folder(target)
+        shutil.rmtree(target)
+
+
+def operations_of(before, place, work):
+    counted = Counted()
+    shutil.copytree(before, place / "whole")
+    with observed(counted):
+        work(Folder(place / "whole"))
+    return counted.seen
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A folder with three checkpoints, and with what saves and removals that were killed have left."""
+    for step in (1, 2, 3):
+        save(Folder(tmp_path / "three"), step)
+    for name in (".staging-step-00000004.run.0a", ".trash-step-00000001.run.0b"):
+        shutil.copytree(tmp_path / "three" / "step-00000001", tmp_path / "three" / name)
+    return tmp_path / "three"
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_killed_at_any_operation_the_newest_committed_one_is_whole(tmp_path, three, path, background):
+    seen = operations_of(three, tmp_path, lambda folder: save_and_retain(folder, 4, background))
+    assert {operation.name for operation in seen} == KINDS
+    assert any(operation.direct for operation in seen) == (path == "direct")
+    newest = set()
+    for fatal, folder in copies(three, tmp_path):
 
         def work(folder=folder, fatal=fatal):
-            inject(Faults(fatal, die))
-            save_and_retain(folder, 4)
+            with observed(Counted(fatal)):
+                save_and_retain(folder, 4, background)
 
         code = in_child(work)
         newest.add(committed_steps(folder)[-1])
         assert survivors_are_whole(folder), f"killed at operation {fatal}: {folder.names()}"
         save_and_retain(folder, 5)
         assert survivors_are_whole(folder)
-        assert folder.names() == ["step-00000004", "step-00000005"] or 4 not in committed_steps(folder)
+        # What was left goes with the next success: of the dead attempt, and of earlier ones.
+        left = [name for name in folder.names() if not name.startswith("step-")]
+        assert (left, len(committed_steps(folder))) == ([], 2), f"killed at operation {fatal}"
         if code == 0:
             break
         assert code == -signal.SIGKILL
-    assert fatal > 40
+    assert fatal == len(seen) + 1 > 40
     assert newest == {3, 4}
 
 
-def test_killed_while_a_damaged_one_is_written_anew_the_older_one_is_whole(tmp_path):
-    def die():
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    for fatal in range(1, 1000):
-        folder = Folder(tmp_path / str(fatal))
-        for step in (1, 2):
-            checkpointer(folder).save(step, shared_state(step), own_state(step))
-        Path(tmp_path / str(fatal) / "step-00000002/index.json").write_bytes(b"{}")
+@pytest.mark.parametrize("broken", ["index.json", "COMMITTED", "shard-00000-of-00001.safetensors"])
+def test_killed_while_a_damaged_one_is_written_anew_the_older_one_is_whole(tmp_path, broken):
+    for step in (1, 2):
+        save(Folder(tmp_path / "two"), step)
+    (tmp_path / "two" / "step-00000002" / broken).write_bytes(b"{}")
+    newest = []
+    for fatal, folder in copies(tmp_path / "two", tmp_path):
 
         def work(folder=folder, fatal=fatal):
-            inject(Faults(fatal, die))
-            checkpointer(folder).save(2, shared_state(2), own_state(2))
+            with observed(Counted(fatal)):
+                save(folder, 2)
 
         code = in_child(work)
         loaded = checkpointer(folder).load()
-        assert same(loaded.shared, shared_state(loaded.meta["step"]))
+        newest.append(loaded.meta["step"])
+        assert same(loaded.shared, state(newest[-1])), f"killed at operation {fatal}"
+        save(folder, 3)
+        assert [name for name in folder.names() if not name.startswith("step-")] == []
         if code == 0:
             break
-    assert loaded.meta["step"] == 2
+        assert code == -signal.SIGKILL
+    assert fatal > 25
+    assert sorted(newest) == newest and set(newest) == {1, 2}
 
 
 class Crash(BaseException):
@@ -158,14 +135,13 @@ class Crash(BaseException):
 
 
 class FaultyStore:
-    """A file system of fsspec whose changes may be cut short for good."""
+    """A file system of fsspec whose changes are cut short for good at one of them."""
 
     protocol = "memory"
 
-    def __init__(self, fs, faults):
+    def __init__(self, fs, fatal):
         self._fs = fs
-        self._faults = faults
-        self.dead = False
+        self._left = fatal
 
     def __getattr__(self, name):
         found = getattr(self._fs, name)
@@ -173,13 +149,9 @@ class FaultyStore:
 
     def _checked(self, function):
         def call(*args, **kwargs):
-            if self.dead:
+            self._left -= 1
+            if self._left <= 0:
                 raise Crash
-            try:
-                self._faults.tick()
-            except Crash:
-                self.dead = True
-                raise
             return function(*args, **kwargs)
 
         return call
@@ -191,16 +163,13 @@ class FaultyStore:
 
 
 def test_a_store_without_rename_keeps_the_newest_committed_one_whole():
-    def die():
-        raise Crash
-
     newest = set()
     for fatal in range(1, 1000):
         folder = Folder(f"memory://{uuid.uuid4().hex}")
         for step in (1, 2, 3):
-            checkpointer(folder).save(step, shared_state(step), own_state(step))
+            save(folder, step)
         healthy = folder._fs
-        folder._fs = FaultyStore(healthy, Faults(fatal, die))
+        folder._fs = FaultyStore(healthy, fatal)
         try:
             save_and_retain(folder, 4)
             crashed = False
@@ -217,30 +186,23 @@ def test_a_store_without_rename_keeps_the_newest_committed_one_whole():
     assert newest == {3, 4}
 
 
-def test_everything_is_on_disk_before_the_marker_and_the_marker_before_the_name(tmp_path, monkeypatch):
-    log = []
-    fsync, rename = os.fsync, os.rename
-
-    def logged_fsync(handle):
-        log.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name.split(".staging-")[-1])
-        fsync(handle)
-
-    def logged_rename(old, new):
-        log.append("rename")
-        rename(old, new)
-
-    monkeypatch.setattr(os, "fsync", logged_fsync)
-    monkeypatch.setattr(os, "rename", logged_rename)
-    checkpointer(tmp_path / "here").save(7, shared_state(7))
-    names = [name.partition(".run.")[0] for name in log]
-    assert names == [
-        "shard-00000-of-00001.safetensors",
-        "index.json",
-        "state.json",
-        "manifest.json",
-        "step-00000007",
-        "COMMITTED",
-        "step-00000007",
-        "rename",
-        "here",
+def test_everything_is_on_disk_before_the_marker_and_the_marker_before_the_name(tmp_path):
+    counted = Counted()
+    (tmp_path / "here").mkdir()
+    with observed(counted):
+        checkpointer(tmp_path / "here").save(7, shared_state(7))
+    told = [one for one in counted.seen if one.name in ("fsync", "link", "rename")]
+    names = [Path(one.path).name.split(".staging-")[-1].partition(".run.")[0] for one in told]
+    marker = told[5].path
+    assert Path(told[6].target).name == "COMMITTED"
+    assert [(one.name, name) for one, name in zip(told, names, strict=True) if one.path != marker] == [
+        ("fsync", "shard-00000-of-00001.safetensors"),
+        ("fsync", "index.json"),
+        ("fsync", "state.json"),
+        ("fsync", "manifest.json"),
+        ("fsync", "step-00000007"),
+        ("fsync", "step-00000007"),
+        ("rename", "step-00000007"),
+        ("fsync", "here"),
     ]
+    assert [one.name for one in told if one.path == marker] == ["fsync", "link"]
