@@ -117,9 +117,11 @@ class RunContext(Protocol):
     def build_dataloader(self, spec: Any, *, train: bool = False, name: str = "dataloader") -> Feed: ...
     def build_evaluator(self, spec: Any) -> Evaluator | None: ...
     def save_checkpoint(self, *, keep_last: int | None = None, protect: Collection[int] = ()) -> str:
-        """Save now, under the number of finished iterations, and return the URL.
+        """Save the state as it is now, under the number of finished iterations.
 
-        Afterwards this run's older checkpoints are removed, but for the newest `keep_last` (None
-        keeps all) and those of the iterations `protect`.
+        Returns the URL that the checkpoint will have: it is written beside what follows, unless
+        `checkpoint_cfg` says otherwise, and what fails is raised by a later iteration. Once it is
+        there, this run's older checkpoints are removed, but for the newest `keep_last` (None keeps all)
+        and those of the iterations `protect`.
         """
         ...

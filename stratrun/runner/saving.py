@@ -27,7 +27,7 @@ class SaveSettings:
     deadline: float = 600.0
     """Seconds that a save may take before it is an error."""
     storage_options: Mapping[str, Any] = field(default_factory=dict)
-    """For the fsspec file system of a `work_dir` that is a URL: keys, endpoint, profile."""
+    """For the fsspec file system of a `work_dir` or `resume` that is a URL: keys, endpoint, profile."""
 
 
 def parse_saving(spec: Any) -> SaveSettings:
