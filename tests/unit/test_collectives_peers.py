@@ -62,3 +62,74 @@ def test_each_rank_gets_its_own_of_what_the_main_rank_scatters(two_ranks):
 
 def test_one_process_is_always_all_there_are():
     assert Collectives(ProcessEnv()).all_here("anywhere", 0.0)
+
+
+def come_again():
+    """The same place several times: alone in vain, then together, then alone once more."""
+    ranks = saving()
+    here = []
+    for round_, seconds in enumerate((0.3, 5.0, 0.3)):
+        if round_ == 1 or ranks.rank == 0:
+            here.append(ranks.all_here("crash", seconds))
+        ranks.barrier()
+    ranks.close()
+    return here
+
+
+def test_who_came_to_a_place_before_is_not_taken_to_be_there_again(two_ranks):
+    assert two_ranks(come_again) == [[False, True, False], [True]]
+
+
+def speak():
+    ranks = saving()
+    before = ranks.board.word("news")
+    ranks.barrier()
+    first = ranks.board.leave_word("news", f"from {ranks.rank}") if ranks.rank == 1 else None
+    ranks.barrier()
+    heard = ranks.board.leave_word("news", f"from {ranks.rank}"), ranks.board.word("news")
+    told = ranks.board.hear("place", lambda: f"at {ranks.rank}", 5.0)
+    ranks.close()
+    return before, first, heard, told
+
+
+def test_the_first_word_stays_and_all_say_where_they_are(two_ranks):
+    (before, _, heard, told), (_, first, other, _) = two_ranks(speak)
+    assert before is None and first == "from 1"
+    assert heard == other == ("from 1", "from 1")
+    assert told == ["at 0", "at 1"]
+
+
+def after_the_last():
+    ranks = saving()
+    ranks.close()
+    try:
+        ranks.gather(1)
+    except PeerError as error:
+        return str(error)
+    return None
+
+
+def test_no_exchange_goes_over_the_default_group_once_its_own_is_closed(two_ranks):
+    told = two_ranks(after_the_last)
+    assert all("it comes after the last one" in text for text in told)
+
+
+def after_one_that_broke():
+    ranks = saving(1.0)
+    ranks.barrier()
+    told = []
+    for _ in range(2 if ranks.rank == 0 else 0):
+        try:
+            ranks.gather("here")
+        except PeerError as error:
+            told.append((str(error), time.monotonic()))
+    time.sleep(2.5 if ranks.rank else 0)
+    return told
+
+
+def test_after_an_exchange_that_broke_off_the_next_fails_at_once(two_ranks):
+    ((first, at), (second, then)), _ = two_ranks(after_one_that_broke)
+    assert "broke off: rank 1 is gone" in first
+    assert "no exchange between ranks is possible any more" in second and "rank 1 is gone" in second
+    assert then - at < 0.5
+    two_ranks.stop()
