@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from stratrun.errors import ConfigError
+from stratrun.errors import ConfigError, nearest
 from stratrun.hooks.base import PRIORITIES, Hook
 from stratrun.hooks.minutes import AgreedClock
 from stratrun.hooks.ranking import Ranking, rules_of
@@ -15,86 +13,79 @@ from stratrun.registry import HOOKS
 if TYPE_CHECKING:
     from stratrun.context import RunContext
 
+_EVENTS = ("end", "stop", "exception")
 
-@dataclass(frozen=True)
-class Saving:
-    """When a `CheckpointHook` saves, and what it keeps. These are the arguments of the hook.
+
+@HOOKS.register_module()
+class CheckpointHook(Hook):
+    """Saves the run at intervals, when a metric is better than before, and on events such as its end.
+
+    What an interval asks for at the very end of training is left to the save at the end, which comes
+    after the last validation if a metric of that is watched: so `best` takes the last results into
+    account, and a finished run that is resumed repeats nothing.
 
     Args:
         interval: Epochs (or iterations) between two saves; None for none.
         by_epoch: Whether `interval` counts epochs.
         minutes: Save after so many minutes of training too, wherever the last save was made.
-        save_last: Whether to save when training ends. When it is stopped early it is saved anyway.
-        on_exception: Whether to save when training is broken off, by Ctrl-C too, provided that a
-            resumed run can go on exactly as if nothing had happened; else to say why not. Costs
-            some tenths of a millisecond an iteration, and the memory of the model's buffers.
+        save_on: What else to save on, one event or several; None for none. ``"end"``: training is done.
+            ``"stop"``: it ends early, `runner.state.should_stop` having been set. ``"exception"``: it is
+            broken off, by Ctrl-C too; saved is the last state that a resumed run can go on from exactly as
+            if nothing had happened, or else it is said why there is none. Costs some tenths of a
+            millisecond an iteration, and the memory of the model's buffers.
         keep_last: How many of the newest checkpoints to keep; None for all.
         keep_every: Keep every so-many-th of the interval checkpoints for good.
-        save_best: Metric to watch; or several, or a mapping of metrics to ``"greater"`` or
-            ``"less"``. Their best checkpoints are kept beside the newest.
-        rule: Whether the ``"greater"`` or the ``"less"`` value is better; told from the name of the
-            metric where it can be.
+        save_best: Metric to watch, several, or a mapping of metrics to ``"greater"`` or ``"less"``,
+            whichever is better, which else is told from the name. Their best checkpoints are kept
+            beside the newest.
         keep_best: How many of the best to keep for each metric.
-    """
-
-    interval: int | None = 1
-    by_epoch: bool = True
-    keep_last: int | None = 3
-    save_last: bool = True
-    save_best: str | Sequence[str] | Mapping[str, str] | None = None
-    rule: str | None = None
-    keep_best: int = 1
-    keep_every: int | None = None
-    minutes: float | None = None
-    on_exception: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("interval", "keep_last", "keep_best", "keep_every"):
-            count = getattr(self, name)
-            if count is None and name != "keep_best":
-                continue
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                mend = "" if name == "keep_best" else f"; {name}=None turns it off"
-                raise ConfigError(f"{name}={count!r} must be a whole number, at least 1{mend}")
-        minutes: Any = self.minutes
-        if minutes is None:
-            return
-        number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
-        if not number or not isfinite(minutes) or minutes <= 0:
-            raise ConfigError(f"minutes={minutes!r} must be a number above 0; minutes=None turns it off")
-
-
-@HOOKS.register_module()
-class CheckpointHook(Hook):
-    """Saves the run at intervals, at its end, when a metric is better than before, and when it breaks.
-
-    Takes the arguments of `Saving`. What an interval asks for at the very end of training is left
-    to the save at the end, which comes after the last validation if a metric of that is watched: so
-    `best` takes the last results into account, and a finished run that is resumed repeats nothing.
     """
 
     # Behind the hooks that change state, so that what they did is in the checkpoint.
     priority = PRIORITIES["VERY_LOW"]
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self.saving = Saving(*args, **options)
-        self._top = Ranking(rules_of(self.saving.save_best, self.saving.rule), self.saving.keep_best)
-        self._clock = None if self.saving.minutes is None else AgreedClock(60 * self.saving.minutes)
+    foreign_arguments: ClassVar[dict[str, str]] = {
+        "every_n_epochs": "interval=...",
+        "every_n_train_steps": "interval=..., by_epoch=False",
+        "max_keep_ckpts": "keep_last=...",
+        "mode": "save_best={'name': 'greater'} or 'less'",
+        "monitor": "save_best=...",
+        "on_exception": "save_on=('end', 'stop', 'exception')",
+        "rule": "save_best={'name': 'greater'} or 'less'",
+        "save_last": "save_on=('end', 'stop'), or less of that",
+        "save_top_k": "keep_best=... beside save_best=...",
+    }
+
+    def __init__(
+        self,
+        interval: int | None = 1,
+        by_epoch: bool = True,
+        minutes: float | None = None,
+        save_on: str | Sequence[str] | None = ("end", "stop"),
+        keep_last: int | None = 3,
+        keep_every: int | None = None,
+        save_best: str | Sequence[str] | Mapping[str, str | None] | None = None,
+        keep_best: int = 1,
+    ) -> None:
+        for name, count in (("interval", interval), ("keep_last", keep_last), ("keep_every", keep_every)):
+            if count is not None:
+                _check_count(name, count, f"; {name}=None turns it off")
+        _check_count("keep_best", keep_best)
+        self.interval = interval
+        self.by_epoch = by_epoch
+        self.save_on = _events(save_on)
+        self.keep_last = keep_last
+        self.keep_every = keep_every
+        self._top = Ranking(rules_of(save_best), keep_best)
+        self._clock = None if minutes is None else AgreedClock(60 * _checked_minutes(minutes))
         self._saved_at = -1
         self._intervals = 0
+        # Those of the interval checkpoints that stay for good.
         self._kept: list[int] = []
-        # Whether an interval has asked for a save that is made later.
+        # Whether an interval is over and its save is still to be made, at the end of training.
         self._due = False
-        # The iteration that all hooks up to this one are done with.
-        self._done = -1
-
-    # What the run checks the options of a config against.
-    __signature__: inspect.Signature | None = inspect.signature(Saving)
-
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if "__init__" in cls.__dict__:
-            cls.__signature__ = None
+        # The counts that other hooks too were done with when this one was called last.
+        self._whole_at = (-1, -1)
 
     @property
     def watched(self) -> list[str]:
@@ -107,46 +98,36 @@ class CheckpointHook(Hook):
         return {name: [[value, at] for value, at in found] for name, found in self._top.best.items()}
 
     def before_train(self, runner: RunContext) -> None:
-        self._due, self._done = False, runner.iter
+        self._due = False
         if self._clock is not None:
             self._clock.start(runner.iter)
         self._note_whole(runner)
 
     def after_train_iter(self, runner: RunContext) -> None:
-        self._done = runner.iter
-        every = None if self.saving.by_epoch else self.saving.interval
         # The clock is asked in any case: all processes must take part.
         over = self._clock is not None and self._clock.is_over(runner)
-        if over or (every and runner.iter % every == 0):
-            self._save_interval(runner)
-        self._note_whole(runner)
+        self._go_on(runner, over or (not self.by_epoch and self._divides(runner.iter)))
 
     def after_train_epoch(self, runner: RunContext) -> None:
-        every = self.saving.interval if self.saving.by_epoch else None
-        if self._due or (every and runner.epoch % every == 0):
-            self._save_interval(runner, epoch_over=True)
-        self._note_whole(runner)
+        self._go_on(runner, self.by_epoch and self._divides(runner.epoch))
 
     def after_val_epoch(self, runner: RunContext, metrics: Mapping[str, float] | None = None) -> None:
         if not runner.training:
             return
         among_best = self._top.note(runner.metrics if metrics is None else metrics, runner.iter)
-        left_to_the_end = self.saving.save_last and _is_last(runner)
-        if among_best and self._saved_at != runner.iter and not left_to_the_end:
+        if among_best and self._saved_at != runner.iter and not self._is_left_to_the_end(runner):
             self._save(runner)
-        # Else a hook has called for it, and others are not done with the iteration.
-        if self._done == runner.iter:
+        # Else a hook has called for the validation, before others were done with the iteration or epoch.
+        if self._whole_at == (runner.iter, runner.epoch):
             self._note_whole(runner)
 
     def after_train(self, runner: RunContext) -> None:
-        if self._due:
-            self._count_interval(runner)
-        if self._saved_at != runner.iter and (self.saving.save_last or runner.state.should_stop):
+        if self._saved_at != runner.iter and (self._due or self._saves_at_end(runner)):
             self._save(runner)
 
     def on_exception(self, runner: RunContext, exception: BaseException) -> None:
-        if runner.training and (self.saving.on_exception or self._due):
-            runner.rescue.save(exception, keep_last=self.saving.keep_last, protect=self._protected())
+        if runner.training and self._may_rescue:
+            runner.rescue.save(exception, keep_last=self.keep_last, protect=self._protected())
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -161,43 +142,52 @@ class CheckpointHook(Hook):
         self._top.load_state_dict(state["best"])
         self._intervals, self._kept = state.get("intervals", 0), list(state.get("kept", []))
 
-    def _save_interval(self, runner: RunContext, *, epoch_over: bool = False) -> None:
-        if self._is_left_to_the_end(runner, epoch_over):
-            self._due = True
-            if not self.saving.on_exception:
-                runner.rescue.note()
-            return
-        self._count_interval(runner)
-        if self._saved_at != runner.iter:
+    def _divides(self, count: int) -> bool:
+        return self.interval is not None and count % self.interval == 0
+
+    def _go_on(self, runner: RunContext, interval_over: bool) -> None:
+        """What comes after an iteration or an epoch, whichever intervals count."""
+        if interval_over and not self._due:
+            self._intervals += 1
+            if self.keep_every and self._intervals % self.keep_every == 0:
+                self._kept.append(runner.iter)
+            self._due = self._saved_at != runner.iter
+        if self._due and not self._is_left_to_the_end(runner):
             self._save(runner)
+        self._note_whole(runner)
 
-    def _count_interval(self, runner: RunContext) -> None:
-        self._due = False
-        self._intervals += 1
-        every = self.saving.keep_every
-        if every and self._intervals % every == 0:
-            self._kept.append(runner.iter)
-
-    def _is_left_to_the_end(self, runner: RunContext, epoch_over: bool) -> bool:
-        if not self.saving.save_last or not _is_last(runner):
+    def _is_left_to_the_end(self, runner: RunContext) -> bool:
+        """Whether a save asked for now is the one at the end, of the same iteration."""
+        if "end" not in self.save_on or not _is_last(runner):
             return False
-        # The end of the epoch comes next, and before a validation.
-        if runner.max_epochs is not None and not epoch_over:
+        epoch_ends_next = runner.max_epochs is not None and runner.epoch < runner.max_epochs
+        # A validation may fail, and is not waited for without a metric of it to watch.
+        return epoch_ends_next or bool(self.watched) or not runner.has_validation
+
+    def _saves_at_end(self, runner: RunContext) -> bool:
+        stopped = runner.state.should_stop
+        if stopped and "stop" in self.save_on:
             return True
-        return bool(self.watched) or not runner.has_validation
+        return "end" in self.save_on and (not stopped or _is_last(runner))
 
     def _save(self, runner: RunContext) -> None:
         # Before saving, as this is part of what is saved.
-        self._saved_at = runner.iter
+        self._saved_at, self._due = runner.iter, False
         if self._clock is not None:
             self._clock.start(runner.iter)
-        runner.save_checkpoint(keep_last=self.saving.keep_last, protect=self._protected())
+        runner.save_checkpoint(keep_last=self.keep_last, protect=self._protected())
 
     def _protected(self) -> set[int]:
         return {*self._top.iterations, *self._kept}
 
+    @property
+    def _may_rescue(self) -> bool:
+        """Whether the last whole state is to be saved if an exception comes next."""
+        return "exception" in self.save_on or self._due
+
     def _note_whole(self, runner: RunContext) -> None:
-        if self.saving.on_exception:
+        self._whole_at = (runner.iter, runner.epoch)
+        if self._may_rescue:
             runner.rescue.note()
 
 
@@ -206,3 +196,25 @@ def _is_last(runner: RunContext) -> bool:
     if runner.max_epochs is not None and runner.epoch >= runner.max_epochs:
         return True
     return runner.max_iters is not None and runner.iter >= runner.max_iters
+
+
+def _events(save_on: Any) -> frozenset[str]:
+    names = () if save_on is None else (save_on,) if isinstance(save_on, str) else save_on
+    if not isinstance(names, list | tuple | set | frozenset):
+        raise ConfigError(f"save_on={save_on!r} must be one or several of {', '.join(_EVENTS)}; or None")
+    for name in names:
+        if name not in _EVENTS:
+            raise ConfigError(f"save_on={name!r} is no event to save on; {nearest(str(name), _EVENTS)}")
+    return frozenset(names)
+
+
+def _check_count(name: str, count: Any, mend: str = "") -> None:
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ConfigError(f"{name}={count!r} must be a whole number, at least 1{mend}")
+
+
+def _checked_minutes(minutes: Any) -> float:
+    number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
+    if not number or not isfinite(minutes) or minutes <= 0:
+        raise ConfigError(f"minutes={minutes!r} must be a number above 0; minutes=None turns it off")
+    return float(minutes)

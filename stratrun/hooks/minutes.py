@@ -23,8 +23,7 @@ class AgreedClock:
     def __init__(self, seconds: float, clock: Callable[[], float] = monotonic) -> None:
         self._seconds = seconds
         self._clock = clock
-        self._began: float | None = None
-        self._from = self._look_at = 0
+        self.start(0)
 
     def start(self, iteration: int) -> None:
         """Begin an interval."""
@@ -33,9 +32,7 @@ class AgreedClock:
 
     def is_over(self, runner: RunContext) -> bool:
         """Whether the interval is over. Every process asks after each iteration."""
-        if self._began is None:
-            self.start(runner.iter)
-        if self._began is None or runner.iter < self._look_at:
+        if runner.iter < self._look_at:
             return False
         passed = runner.engine.mean({"seconds": self._clock() - self._began})["seconds"]
         if passed >= self._seconds:

@@ -15,6 +15,7 @@ _LESS = re.compile(
     "loss|nll|error|err|mae|mse|rmse|mape|perplexity|ppl|bpc|cer|wer|ter|fid|kid|lpips|distance|divergence|"
     "entropy|brier|ece|latency"
 )
+_RULES = {"greater": "greater", "less": "less", "max": "greater", "min": "less"}
 Entry = tuple[float, int]
 """A value, and the iteration that it is from."""
 
@@ -73,21 +74,32 @@ class Ranking:
         self._best = {name: [(v, int(at)) for v, at in state.get(name, [])] for name in self.rules}
 
 
-def rules_of(save_best: str | Sequence[str] | Mapping[str, str] | None, rule: str | None) -> dict[str, str]:
-    """Which metrics to watch, and what is better for each.
+def rules_of(save_best: str | Sequence[str] | Mapping[str, str | None] | None) -> dict[str, str]:
+    """Which metrics to watch, and whether ``"greater"`` or ``"less"`` is better for each.
 
     Raises:
         ConfigError: the name of a metric does not tell, or a rule is unknown.
     """
     if save_best is None:
         return {}
-    names = [save_best] if isinstance(save_best, str) else list(save_best)
-    given = dict(save_best) if isinstance(save_best, Mapping) else dict.fromkeys(names, rule)
-    rules = {name: _inferred(name) if given[name] is None else str(given[name]) for name in names}
-    for name, value in rules.items():
-        if value not in ("greater", "less"):
-            raise ConfigError(f"rule={value!r} of metric {name!r} is unknown; known: greater, less")
-    return rules
+    given = save_best if isinstance(save_best, Mapping) else dict.fromkeys(_names(save_best))
+    return {name: _inferred(name) if rule is None else _rule(name, rule) for name, rule in given.items()}
+
+
+def _names(save_best: str | Sequence[str]) -> list[str]:
+    names = [save_best] if isinstance(save_best, str) else save_best
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"save_best={save_best!r} must be the name of a metric, several, or a mapping such as "
+            "{'accuracy': 'greater'}"
+        )
+    return list(names)
+
+
+def _rule(name: str, rule: str) -> str:
+    if not isinstance(rule, str) or rule not in _RULES:
+        raise ConfigError(f"save_best={ {name: rule}!r}: {rule!r} is no rule; {nearest(str(rule), _RULES)}")
+    return _RULES[rule]
 
 
 def _inferred(name: str) -> str:
@@ -97,6 +109,6 @@ def _inferred(name: str) -> str:
     if greater == less:
         raise ConfigError(
             f"save_best={name!r}: the name does not tell whether more or less of it is better; "
-            "add rule='greater' or rule='less'"
+            f"write save_best={ {name: 'greater'}!r} or {'less'!r}"
         )
     return "greater" if greater else "less"

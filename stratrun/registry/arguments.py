@@ -29,8 +29,10 @@ class Arguments:
                 raise ConfigError(f"{self._title} gets {key!r} from the run; leave it out{place}")
             if key not in self._named and not self._open:
                 own = [name for name in self._named if name not in given]
-                hint = nearest(str(key), own)
-                mend = "" if hint.startswith("did you mean") else self._leftover(key)
+                # What is meant by names of other frameworks, where the class says so.
+                foreign = getattr(self._entry, "foreign_arguments", {})
+                hint = f"use {foreign[key]}" if key in foreign else nearest(str(key), own)
+                mend = "" if hint.startswith(("did you mean", "use ")) else self._leftover(key)
                 raise ConfigError(f"{self._title} takes no argument {key!r}; {hint}{mend}{place}")
 
     def refuse_lacking(self, supplied: Collection[str], *, lone: bool = False) -> None:

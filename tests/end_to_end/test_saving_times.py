@@ -17,7 +17,7 @@ from tests.end_to_end.resume_job import GLOBAL_BATCH, PER_EPOCH, Augmented, Case
 from tests.ranks import Ranks
 
 AT = 6  # in the second epoch, with one micro-batch in the window where three are accumulated
-SAVE = {"interval": None, "save_last": False, "on_exception": True}
+SAVE = {"interval": None, "save_on": "exception"}
 
 
 class Broken(Exception):
@@ -260,7 +260,7 @@ def minutes_apart(work_dir: str) -> list[int]:
             self.at.append(runner.iter)
             super()._save(runner)
 
-    hook = Clock(interval=None, minutes=1, save_last=False)
+    hook = Clock(interval=None, minutes=1, save_on=None)
     resume_job.train(Case(2), work_dir, save=hook)  # type: ignore[arg-type]
     return hook.at
 

@@ -110,15 +110,15 @@ def the_targets_have_another_shape(folder: Path) -> None:
 
 @mistake(ConfigError, "save_best='acuracy'", "did you mean 'accuracy'?", shows="running")
 def the_best_is_told_by_an_unknown_metric(folder: Path) -> None:
-    train(folder, default_hooks={"checkpoint": {"save_best": "acuracy", "rule": "greater"}})
+    train(folder, default_hooks={"checkpoint": {"save_best": {"acuracy": "greater"}}})
 
 
-@mistake(ConfigError, "save_best='quality'", "rule='greater'", "rule='less'")
+@mistake(ConfigError, "save_best='quality'", "write save_best={'quality': 'greater'} or 'less'")
 def what_is_better_is_not_clear(folder: Path) -> None:
     train(folder, default_hooks={"checkpoint": {"save_best": "quality"}})
 
 
-@mistake(ConfigError, "rule='max'", "greater", "less")
+@mistake(ConfigError, "takes no argument 'rule'", "use save_best={'name': 'greater'} or 'less'")
 def what_is_better_is_called_otherwise(folder: Path) -> None:
     train(folder, default_hooks={"checkpoint": {"save_best": "accuracy", "rule": "max"}})
 

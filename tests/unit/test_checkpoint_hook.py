@@ -3,9 +3,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from stratrun.errors import ConfigError
-from stratrun.hooks.checkpoint import CheckpointHook, Saving
+from stratrun.hooks.checkpoint import CheckpointHook
 from stratrun.hooks.dispatch import HookList
-from stratrun.hooks.ranking import rules_of
 from stratrun.registry import HOOKS
 from stratrun.state import TrainState
 
@@ -76,12 +75,12 @@ def test_intervals_count_epochs_or_iterations_and_the_end_is_saved_once():
     assert train(CheckpointHook(interval=3)).saved_at == [9, 12]
     assert train(CheckpointHook(interval=5, by_epoch=False)).saved_at == [5, 10, 12]
     assert train(CheckpointHook(interval=6, by_epoch=False)).saved_at == [6, 12]
-    assert train(CheckpointHook(interval=5, by_epoch=False, save_last=False)).saved_at == [5, 10]
+    assert train(CheckpointHook(interval=5, by_epoch=False, save_on=None)).saved_at == [5, 10]
     assert train(CheckpointHook(interval=None)).saved_at == [12]
 
 
 def test_the_best_is_saved_where_no_interval_saves_it_and_protected_from_then_on():
-    hook = CheckpointHook(interval=None, save_best="accuracy", save_last=False)
+    hook = CheckpointHook(interval=None, save_best="accuracy", save_on=())
     run = train(hook, results=[{"accuracy": v} for v in (0.5, 0.9, 0.7, 0.8)])
     assert run.saves == [(3, 3, {3}), (6, 3, {6})]
     assert hook.best == {"accuracy": [[0.9, 6]]}
@@ -159,55 +158,7 @@ def test_a_loop_that_gives_the_point_no_metrics_is_served_from_the_run():
 
 def test_a_metric_that_evaluation_does_not_give_is_named_with_the_nearest():
     with pytest.raises(ConfigError, match=r"save_best='acuracy' is no result .* did you mean 'accuracy'"):
-        validate(CheckpointHook(save_best="acuracy", rule="greater"), Run(), {"accuracy": 1.0, "loss": 2.0})
-
-
-@pytest.mark.parametrize(
-    ("name", "rule"),
-    [
-        ("accuracy", "greater"),
-        ("accuracy_top5", "greater"),
-        ("val/F1", "greater"),
-        ("bbox_mAP_50", "greater"),
-        ("MulticlassAccuracy", "greater"),
-        ("r2", "greater"),
-        ("loss", "less"),
-        ("val_loss", "less"),
-        ("MeanSquaredError", "less"),
-        ("rmse", "less"),
-        ("perplexity", "less"),
-    ],
-)
-def test_the_rule_is_told_from_the_name(name, rule):
-    assert rules_of(name, None) == {name: rule}
-
-
-@pytest.mark.parametrize("name", ["foo", "lossless", "accuracy_loss", ""])
-def test_a_name_that_tells_no_rule_is_refused(name):
-    with pytest.raises(ConfigError, match="rule='greater' or rule='less'"):
-        CheckpointHook(save_best=name)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"interval": 0}, "interval=0 must be a whole number, at least 1; interval=None"),
-        ({"keep_last": 0}, "keep_last=0 must be a whole number, at least 1; keep_last=None"),
-        ({"keep_best": 0}, "keep_best=0 must be a whole number, at least 1"),
-        (
-            {"save_best": "loss", "rule": "min"},
-            "rule='min' of metric 'loss' is unknown; known: greater, less",
-        ),
-        ({"save_best": {"loss": "max"}}, "rule='max'"),
-        ({"keep_every": 0}, "keep_every=0 must be a whole number, at least 1; keep_every=None"),
-        ({"minutes": 0}, "minutes=0 must be a number above 0; minutes=None"),
-        ({"minutes": float("nan")}, "minutes=nan must be a number above 0"),
-        ({"minutes": True}, "minutes=True must be a number above 0"),
-    ],
-)
-def test_wrong_options_are_refused_with_the_mend(options, message):
-    with pytest.raises(ConfigError, match=message):
-        CheckpointHook(**options)
+        validate(CheckpointHook(save_best={"acuracy": "greater"}), Run(), {"accuracy": 1.0, "loss": 2.0})
 
 
 def test_every_so_many_th_interval_checkpoint_stays_for_good_also_over_a_restart():
@@ -229,11 +180,29 @@ def test_only_interval_checkpoints_are_counted():
     assert run.protected == {9, 12}, "the best so far, and the second of the interval"
 
 
-def test_a_run_that_is_stopped_early_is_saved_even_without_save_last():
-    for save_last in (True, False):
-        hook = CheckpointHook(interval=None, save_last=save_last)
-        assert train(hook, epochs=2, state=TrainState(should_stop=True)).saved_at == [6]
-    assert train(CheckpointHook(interval=None, save_last=False)).saved_at == []
+@pytest.mark.parametrize(
+    ("save_on", "when_done", "when_stopped"),
+    [
+        (("end", "stop"), [6], [6]),
+        ("end", [6], []),
+        ("stop", [], [6]),
+        (["exception"], [], []),
+        (None, [], []),
+    ],
+)
+def test_a_run_that_is_done_and_one_that_is_stopped_early_are_saved_where_asked(
+    save_on, when_done, when_stopped
+):
+    for state, saved_at in ((TrainState(), when_done), (TrainState(should_stop=True), when_stopped)):
+        run = train(
+            CheckpointHook(None, save_on=save_on), epochs=2, max_epochs=2 + state.should_stop, state=state
+        )
+        assert run.saved_at == saved_at
+
+
+def test_a_stop_at_the_very_last_iteration_is_an_end():
+    stopped = TrainState(should_stop=True)
+    assert train(CheckpointHook(None, save_on="end"), epochs=2, max_epochs=2, state=stopped).saved_at == [6]
 
 
 def test_at_the_very_end_the_interval_is_left_to_the_save_at_the_end():
@@ -279,12 +248,12 @@ def test_without_a_metric_to_wait_for_the_last_epoch_is_saved_before_its_validat
 
 def test_the_run_is_noted_whole_only_where_exceptions_are_to_be_saved():
     assert train(CheckpointHook()).events == []
-    run = train(CheckpointHook(on_exception=True), epochs=1, results=[{}])
+    run = train(CheckpointHook(save_on="exception"), epochs=1, results=[{}])
     assert run.events == [("whole", at) for at in (0, 1, 2, 3, 3, 3)]
 
 
 def test_a_validation_within_an_iteration_does_not_make_it_whole():
-    hook, run = CheckpointHook(on_exception=True, save_best="accuracy"), Run()
+    hook, run = CheckpointHook(save_on="exception", save_best="accuracy"), Run()
     hook.before_train(run)
     run.iter = 1
     validate(hook, run, {"accuracy": 0.5})
@@ -295,11 +264,21 @@ def test_an_exception_is_passed_on_where_that_was_asked_for():
     error, run = KeyboardInterrupt(), Run()
     CheckpointHook().on_exception(run, error)
     assert run.events == []
-    hook = CheckpointHook(on_exception=True, keep_last=2)
+    hook = CheckpointHook(save_on=("end", "exception"), keep_last=2)
     hook.on_exception(run, error)
     assert run.events == [(error, 2, set())]
     hook.on_exception(Run(training=False, events=run.events), error)
     assert len(run.events) == 1
+
+
+def test_a_validation_before_the_end_of_an_epoch_is_dealt_with_does_not_make_it_whole():
+    hook, run = CheckpointHook(save_on="exception", save_best="accuracy"), Run()
+    hook.before_train(run)
+    run.iter = 3
+    hook.after_train_iter(run)
+    run.epoch = 1
+    validate(hook, run, {"accuracy": 0.5})
+    assert run.events == [("whole", 0), ("whole", 3)]
 
 
 def test_a_save_that_was_left_to_the_end_is_made_up_when_the_last_validation_fails():
@@ -311,18 +290,6 @@ def test_a_save_that_was_left_to_the_end_is_made_up_when_the_last_validation_fai
     assert run.saves == []
     hook.on_exception(run, error)
     assert run.events == [("whole", 3), (error, 3, set())]
-
-
-def test_the_arguments_are_those_of_its_settings_and_of_a_subclass_its_own():
-    with pytest.raises(ConfigError, match=r"takes no argument 'minute'; did you mean 'minutes'\?"):
-        HOOKS.check({"type": "CheckpointHook", "minute": 3})
-
-    class Own(CheckpointHook):
-        def __init__(self, where, **options):
-            super().__init__(**options)
-
-    HOOKS.check({"type": Own, "where": 1, "anything": 2})
-    assert CheckpointHook(2, False).saving == Saving(interval=2, by_epoch=False)
 
 
 def test_it_runs_behind_the_hooks_that_change_state():

@@ -98,11 +98,12 @@ def test_a_clock_that_stands_still_is_looked_at_ever_less():
 
 def test_minutes_count_from_the_last_save_of_whatever_kind():
     now = [0.0]
-    hook = CheckpointHook(interval=50, by_epoch=False, minutes=1, save_last=False)
+    hook = CheckpointHook(interval=50, by_epoch=False, minutes=1, save_on=None)
     hook._clock._clock = lambda: now[0]
     saves = []
     run = SimpleNamespace(
         iter=0,
+        epoch=0,
         max_epochs=None,
         max_iters=None,
         engine=SimpleNamespace(mean=dict),
@@ -119,5 +120,5 @@ def test_minutes_count_from_the_last_save_of_whatever_kind():
 
 def test_it_costs_no_exchange_where_no_minutes_are_asked_for():
     hook = CheckpointHook(interval=None)
-    run = SimpleNamespace(iter=1)
+    run = SimpleNamespace(iter=1, epoch=0)
     hook.after_train_iter(run)

@@ -190,7 +190,7 @@ def test_checkpoints_made_in_validation_hold_the_plain_weights_and_the_averages(
 
 def test_the_best_checkpoint_holds_the_plain_weights(tmp_path: Path) -> None:
     trace = Trace()
-    best = {"checkpoint": {"interval": None, "save_best": "accuracy", "save_last": False}}
+    best = {"checkpoint": {"interval": None, "save_best": "accuracy", "save_on": None}}
     trained(
         perceptron(),
         **form(tmp_path, [EMAHook(decay=0.5), trace], default_hooks=best, train_cfg={"max_epochs": 1}),
