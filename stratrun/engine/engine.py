@@ -88,7 +88,7 @@ class Engine:
 
         Returns:
             What the model's step returned, `loss` being the undivided loss, and `grad_norm` where
-            gradients were clipped by norm.
+            gradients were clipped by norm and the update was not skipped.
         """
         if not self.model.training:
             self._placed.to_training()

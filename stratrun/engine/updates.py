@@ -56,11 +56,13 @@ class Updates:
         """Clip, update and forget the gradients, by one optimizer or by all.
 
         Returns:
-            The norm before clipping, where gradients are clipped by norm; that of the last optimizer.
+            The norm before clipping, where gradients are clipped by norm; that of the last optimizer
+            whose update was not skipped.
         """
         norm = None
         for one in self.chosen(optimizer):
-            norm = self._step_one(one, self._window.weight)
+            found = self._step_one(one, self._window.weight)
+            norm = norm if found is None else found
         self._window.clear()
         self._waiting = self._waiting and optimizer is not None
         return norm
@@ -131,6 +133,8 @@ class Updates:
             self._stepped = True
         else:
             self._state.skipped += 1
+            # That of an overflow, which would make each mean over it infinite.
+            norm = None
         optimizer.zero_grad(set_to_none=True)
         return norm
 

@@ -29,6 +29,9 @@ class Schedule:
         self.monitor = monitor
 
     def step(self) -> None:
+        # Or torch warns that no update came before, where all of this process were skipped for overflow, or
+        # it resumes before its first one.
+        self.scheduler.optimizer._opt_called = True  # type: ignore[attr-defined]
         self.scheduler.step()
 
     def follow(self, metrics: Mapping[str, float]) -> None:
@@ -51,8 +54,6 @@ class Schedule:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.scheduler.load_state_dict(state)
-        # Or torch warns, if it moves before the first update of this process, that there was none before it.
-        self.scheduler.optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
 def check(spec: Any, optimizers: Iterable[str] = (DEFAULT,)) -> None:

@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data import TensorDataset
 
+from stratrun.loggers import Logger, Record
 from tests.problems import CLASSES, FEATURES, perceptron, points, trained, weights
 from tests.ranks import Ranks
 
@@ -86,6 +89,59 @@ def test_an_overflow_on_one_rank_drops_the_update_on_both(two_ranks: Ranks, tmp_
     torch.testing.assert_close(first[0], second[0], rtol=0, atol=0)
     torch.testing.assert_close(first[0], plain(9, 3, 256.0)[0], rtol=1e-2, atol=1e-3)
     assert not torch.equal(first[0]["0.weight"], weights(perceptron())["0.weight"])
+
+
+class Norms(Logger):
+    """Keeps the norms that are logged."""
+
+    def __init__(self) -> None:
+        self.windows: list[float] = []
+        self.epochs: list[float] = []
+
+    def log(self, record: Record) -> None:
+        self.windows += [v for name, v in record.values.items() if name == "grad_norm"]
+        self.epochs += [v for name, v in record.values.items() if name == "grad_norm_epoch"]
+
+
+def test_the_norm_of_a_dropped_update_is_in_no_mean(tmp_path: Any) -> None:
+    logged, seen, model = Norms(), [], perceptron()
+
+    def note(*_: Any) -> None:
+        seen.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm())
+
+    handle = register_optimizer_step_pre_hook(note)
+    try:
+        trained(
+            model,
+            loss="cross_entropy",
+            train_dataloader={"dataset": spoiled(9), "global_batch_size": BATCH, "shuffle": False},
+            train_cfg={"max_epochs": EPOCHS, "accumulate": 3},
+            optimizer=OPTIMIZER,
+            precision={"type": "16-mixed", "init_scale": 256.0},
+            clip_grad=1e9,
+            loggers=[logged],
+            default_hooks={"logger": {"interval": 6}},
+            work_dir=str(tmp_path),
+        )
+    finally:
+        handle.remove()
+    assert len(seen) == EPOCHS
+    assert logged.epochs == logged.windows == pytest.approx([float(norm) for norm in seen])
+
+
+def test_schedules_move_by_epochs_without_a_warning_where_all_updates_were_dropped(tmp_path: Any) -> None:
+    runner = trained(
+        perceptron(),
+        loss="cross_entropy",
+        train_dataloader={"dataset": spoiled(0), "global_batch_size": SAMPLES, "shuffle": False},
+        train_cfg={"max_epochs": EPOCHS},
+        optimizer=OPTIMIZER,
+        param_scheduler={"type": "ExponentialLR", "gamma": 0.5},
+        precision="16-mixed",
+        work_dir=str(tmp_path),
+    )
+    assert (runner.step, runner.state.skipped) == (0, EPOCHS)
+    assert runner.engine.optimizers["optimizer"].param_groups[0]["lr"] == 0.1 * 0.5**EPOCHS
 
 
 class TakingTurns(nn.Module):
