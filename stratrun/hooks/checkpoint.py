@@ -52,9 +52,10 @@ class CheckpointHook(Hook):
         "monitor": "save_best=...",
         "on_exception": "save_on=('end', 'stop', 'exception')",
         "rule": "save_best={'name': 'greater'} or 'less'",
-        "save_last": "save_on=('end', 'stop'), or less of that",
+        "save_last": "save_on=('end', 'stop'), or save_on='stop' to leave out the end",
         "save_top_k": "keep_best=... beside save_best=...",
     }
+    """What other frameworks call an argument, for messages."""
 
     def __init__(
         self,
