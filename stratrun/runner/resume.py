@@ -1,6 +1,8 @@
 """Where a run goes on from: a checkpoint, weights, or nothing."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from stratrun.checkpoint import look_into, missing
@@ -33,7 +35,7 @@ def check(runner: RunnerContext, ranks: Collectives, form: Form, job: str) -> No
             error = _no_checkpoint(given, folder) if ranks.is_main else None
             ranks.agree(error, "resuming")
     if form.load_from is not None and not runner.has_weights:
-        wanted = LoadFrom.parse(form.load_from)
+        wanted = _wanted(form)
         at = find(runner, ranks, wanted.path, wanted.options, str(wanted))
         ranks.agree(_no_weights(wanted, at) if ranks.is_main else None, "loading weights")
 
@@ -43,8 +45,17 @@ def _chosen(runner: RunnerContext, ranks: Collectives, form: Form) -> Folder:
     if form.resume in (True, "auto"):
         return runner.checkpointer.folder
     given = os.fspath(form.resume)
-    options = parse_saving(form.checkpoint_cfg).storage_options if "://" in given else {}
-    return find(runner, ranks, given, options, f"resume={_shown(form.resume)!r}")
+    return find(runner, ranks, given, _options_for(given, form), f"resume={_shown(form.resume)!r}")
+
+
+def _wanted(form: Form) -> LoadFrom:
+    """What `load_from` says; at a URL with the options of the work dir unless it has its own."""
+    wanted = LoadFrom.parse(form.load_from)
+    return wanted if wanted.options else replace(wanted, options=_options_for(wanted.path, form))
+
+
+def _options_for(path: str, form: Form) -> Mapping[str, Any]:
+    return parse_saving(form.checkpoint_cfg).storage_options if "://" in path else {}
 
 
 def _shown(given: Any) -> Any:
@@ -97,7 +108,7 @@ def _load_parts(runner: RunnerContext, ranks: Collectives, form: Form) -> str | 
     """What `load_from` says, once: the weights for any job, and the rest when training begins."""
     if form.load_from is None:
         return None
-    wanted = LoadFrom.parse(form.load_from)
+    wanted = _wanted(form)
     before = () if runner.load_report is None else runner.load_report.parts
     parts = tuple(
         part

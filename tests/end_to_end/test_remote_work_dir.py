@@ -52,3 +52,11 @@ def test_checkpoints_and_logs_go_to_a_store_whose_keys_are_given_with_the_run(s3
 def test_a_url_to_resume_from_is_opened_with_the_same_keys(s3: Store, tmp_path: Path) -> None:
     trained(1, f"{s3.url}/run", s3.options)
     assert trained(2, str(tmp_path / "local"), s3.options, resume=f"{s3.url}/run/last").iter == 4
+
+
+def test_weights_are_loaded_from_a_url_with_the_same_keys(s3: Store, tmp_path: Path) -> None:
+    saved = trained(1, f"{s3.url}/run", s3.options)
+    loaded = trained(1, str(tmp_path / "local"), s3.options, load_from=f"{s3.url}/run/last")
+    assert loaded.iter == 2
+    assert loaded.load_report is not None
+    assert not torch.equal(loaded.model.weight, saved.model.weight)
