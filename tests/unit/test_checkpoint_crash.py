@@ -43,7 +43,7 @@ def is_whole(folder, step):
     return same(loaded.shared, state(step)) and same(loaded.own, own_state(step))
 
 
-@pytest.fixture(params=["direct", "buffered"])
+@pytest.fixture
 def path(request, monkeypatch):
     """How large writes go to the disk."""
     if request.param == "buffered":
@@ -78,7 +78,9 @@ def three(tmp_path):
     return tmp_path / "three"
 
 
-@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize(
+    ("path", "background"), [("direct", False), ("buffered", False), ("direct", True)], indirect=["path"]
+)
 def test_killed_at_any_operation_the_newest_committed_one_is_whole(tmp_path, three, path, background):
     seen = operations_of(three, tmp_path, lambda folder: save_and_retain(folder, 4, background))
     assert {operation.name for operation in seen} == KINDS

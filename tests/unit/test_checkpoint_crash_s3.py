@@ -1,0 +1,97 @@
+"""A process that dies at any request of a save to S3 leaves the newest committed checkpoint whole."""
+
+import os
+import signal
+from contextlib import contextmanager
+
+import pytest
+
+from stratrun.checkpoint.discovery import committed_steps
+from stratrun.storage import Folder, Retry
+from tests.checkpoints import checkpointer, own_state, same, shared_state
+from tests.disks import in_child
+
+QUICK = Retry(base=0.01, cap=0.05)
+
+
+def folder_in(s3):
+    return Folder(s3.url, QUICK, **s3.options)
+
+
+def save_and_retain(s3, step):
+    checkpointer(folder_in(s3)).save(step, shared_state(step), own_state(step), keep_last=2)
+
+
+def check_whole(s3, what):
+    """The steps there, newest last: all whole, and the newest is the one that is loaded."""
+    folder = folder_in(s3)
+    steps = committed_steps(folder)
+    ours = checkpointer(folder)
+    for step in reversed(steps):
+        loaded = ours.load("latest" if step == steps[-1] else step)
+        assert loaded.meta["step"] == step, what
+        assert same(loaded.shared, shared_state(step)) and same(loaded.own, own_state(step)), what
+    return steps
+
+
+@contextmanager
+def killing(s3, fatal):
+    """Kills this process when that request comes."""
+    s3.set_faults(kill_at=fatal, pid=os.getpid())
+    yield
+    s3.set_faults()
+
+
+def folders_of(s3):
+    return sorted({key.split("/")[1] for key in s3.files()})
+
+
+@pytest.mark.timeout(150)
+def test_killed_at_any_request_the_newest_committed_one_is_whole(s3):
+    for step in (1, 2):
+        save_and_retain(s3, step)
+    step, codes, newest = 2, [], set()
+    for fatal in range(1, 200):
+        step += 1
+
+        def work(step=step, fatal=fatal):
+            with killing(s3, fatal):
+                save_and_retain(s3, step)
+
+        codes.append(in_child(work))
+        s3.set_faults()
+        steps = check_whole(s3, f"killed at request {fatal}: {s3.files()}")
+        newest.add(steps[-1] == step)
+        # The next success removes what was left, files of the dead attempt and of half a removal.
+        step += 1
+        save_and_retain(s3, step)
+        steps = committed_steps(folder_in(s3))
+        assert folders_of(s3) == [f"step-{step:08d}" for step in steps], f"killed at request {fatal}"
+        assert (len(steps), steps[-1], s3.pending_uploads()) == (2, step, 0)
+        if codes[-1] == 0:
+            break
+    assert codes == [-signal.SIGKILL] * (fatal - 1) + [0]
+    assert fatal > 25
+    assert newest == {False, True}
+
+
+@pytest.mark.timeout(150)
+def test_killed_while_a_damaged_one_is_written_anew_the_older_one_is_whole(s3):
+    save_and_retain(s3, 1)
+    codes = []
+    for fatal in range(1, 200):
+        save_and_retain(s3, 2)
+        folder_in(s3).write_bytes("step-00000002/index.json", b"{}")
+
+        def work(fatal=fatal):
+            with killing(s3, fatal):
+                save_and_retain(s3, 2)
+
+        codes.append(in_child(work))
+        s3.set_faults()
+        loaded = checkpointer(folder_in(s3)).load()
+        assert same(loaded.shared, shared_state(loaded.meta["step"])), f"killed at request {fatal}"
+        if loaded.meta["step"] == 2:  # committed; what follows is for the test above
+            break
+    assert codes == [-signal.SIGKILL] * fatal
+    assert fatal > 15
