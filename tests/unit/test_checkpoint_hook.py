@@ -246,6 +246,16 @@ def test_without_a_metric_to_wait_for_the_last_epoch_is_saved_before_its_validat
     assert run.saved_at == [3]
 
 
+def test_an_interval_that_ends_with_the_last_epoch_is_saved_when_that_is_counted():
+    hook = CheckpointHook(interval=3, by_epoch=False)
+    run = Run(iter=3, max_epochs=1, max_iters=3, has_validation=True)
+    hook.after_train_iter(run)
+    assert run.saved_at == []
+    run.epoch = 1
+    hook.after_train_epoch(run)
+    assert run.saved_at == [3]
+
+
 def test_the_run_is_noted_whole_only_where_exceptions_are_to_be_saved():
     assert train(CheckpointHook()).events == []
     run = train(CheckpointHook(save_on="exception"), epochs=1, results=[{}])
