@@ -210,7 +210,8 @@ class RunnerContext:
             meta=meta,
             keep_last=keep_last,
             protect=protect,
-            background=self._started.saving.asynchronous,
+            # Beside a job alone, as that waits for it at its end.
+            background=self._started.saving.asynchronous and self._job is not None,
         )
         return self.last_checkpoint
 

@@ -1,5 +1,6 @@
 """Default hooks, replaced, set and switched off by name."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,3 +50,11 @@ def test_without_the_scheduler_hook_rates_stay_and_with_it_they_move(tmp_path: A
         runner.train()
         rates.append(runner.engine.optimizers["optimizer"].param_groups[0]["lr"])
     assert rates == [0.1 * 0.5**EPOCHS, 0.1]
+
+
+def test_a_checkpoint_saved_after_training_is_there_when_the_call_returns(tmp_path: Path) -> None:
+    runner = Runner(perceptron(), **form(str(tmp_path), default_hooks={"checkpoint": None}))
+    runner.train()
+    url = runner.save_checkpoint()
+    assert (Path(url) / "COMMITTED").exists()
+    runner.close()
