@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # a second of imports, for what only a save needs
     from stratrun.checkpoint.storage_writer import ShardWriter
 
 _LOG = logging.getLogger("stratrun.checkpoint")
+# Seconds for each step of removing what a failed save has written.
+_CLEARING = 3.0
 _STAGING = ".staging"
 _TRASH = ".trash"
 _BEGUN = re.compile(re.escape(_STAGING) + r"-step-[0-9]+\.([A-Za-z0-9_-]{1,64})\.[0-9a-f]+")
@@ -98,9 +100,11 @@ class Attempt:
 
     def abandon(self) -> None:
         """Remove what was written, as far as that is possible; a later save removes the rest."""
+        # All ranks wait for this to be told what went wrong, which may be that nothing answers.
+        root = self._root.hurried(_CLEARING)
         try:
-            self._root.remove(f"{self._place}/{layout.COMMITTED}")
-            self._root.remove(self._place)
+            root.remove(f"{self._place}/{layout.COMMITTED}")
+            root.remove(self._place)
         except (OSError, StratrunError) as error:
             _LOG.warning("an unfinished checkpoint in %s was not removed: %s", self._root, error)
 

@@ -164,7 +164,8 @@ def check_work_dir(spec: Any) -> None:
     if path is None:
         return
     shown = f"work_dir={os.fspath(spec)!r}"
-    there = next((one for one in (path, *path.parents) if one.exists()), Path("/"))
+    # `Path.exists` raises in a folder that this user may not look into.
+    there = next((one for one in (path, *path.parents) if os.path.exists(one)), Path("/"))
     if not there.is_dir():
         raise ConfigError(f"{shown} cannot be written: {there} is a file; choose another work_dir")
     if not os.access(there, os.W_OK | os.X_OK):
