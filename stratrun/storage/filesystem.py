@@ -88,8 +88,7 @@ class Folder:
 
     def free_bytes(self) -> int | None:
         """Bytes that may still be written here; None where that is not known."""
-        store = self._store
-        return store.free_bytes(self._root) if isinstance(store, LocalStore) else None
+        return self._store.free_bytes(self._root)
 
     def open(self, path: str, mode: Literal["rb", "wb"] = "rb") -> AbstractContextManager[BinaryIO]:
         """Open for reading, or write anew, making the folders that are missing.
@@ -172,17 +171,11 @@ class Folder:
 
     def make(self) -> None:
         """Create the folder. Stores without folders have nothing to do."""
-        store = self._store
-        if isinstance(store, LocalStore):
-            store.make_safe(self._root)
-        else:
-            store.make(self._root)
+        self._store.make_safe(self._root)
 
     def sync(self) -> None:
         """Have the names in the folder survive a loss of power, as writing does for contents."""
-        store = self._store
-        if isinstance(store, LocalStore):
-            store.sync(self._root)
+        self._store.sync(self._root)
 
     def rename(self, old: str, new: str) -> None:
         """Move a direct child, in one step that cannot be half done. Local disk only.

@@ -60,6 +60,15 @@ class RemoteStore:
         if has_folders(self.fs):
             self.guard("making", at, lambda seconds: self.call(seconds, "makedirs", at, exist_ok=True))
 
+    def make_safe(self, at: str) -> None:
+        self.make(at)
+
+    def sync(self, at: str) -> None:
+        """What is written is the store's to keep."""
+
+    def free_bytes(self, at: str) -> int | None:
+        return None
+
     @contextmanager
     def open(self, at: str, mode: Literal["rb", "wb"]) -> Iterator[BinaryIO]:
         if mode == "rb":

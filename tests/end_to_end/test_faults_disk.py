@@ -1,7 +1,9 @@
 """A disk that is full, read-only or forbidden while a run trains: an error on all ranks, and no harm done."""
 
 import os
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,21 +91,32 @@ def refused(work_dir: str, as_nobody: bool) -> Told:
         regain_permission()
 
 
+@pytest.fixture
+def readable() -> Iterator[Path]:
+    """A folder that all may read and nobody but root may write."""
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o555)
+    yield place
+    shutil.rmtree(place)
+
+
 @pytest.mark.parametrize("why", ["denied", "read-only"])
 def test_a_folder_that_can_only_be_read_is_refused_before_the_first_step_on_all_ranks(
-    why: str, disk: Path, two_ranks: Ranks
+    why: str, disk: Path, readable: Path, two_ranks: Ranks
 ) -> None:
-    disk.chmod(0o555)
+    place = readable
     if why == "read-only":
+        place = disk
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     begun = time.monotonic()
-    for told in two_ranks(refused, str(disk / "work"), why == "denied"):
+    for told in two_ranks(refused, str(place / "work"), why == "denied"):
         assert told.iterations == 0
         assert told.error.startswith(("StorageError: ", "ConfigError: "))
-        assert str(disk / "work") in told.error
+        assert str(place / "work") in told.error
         assert SEEN[why] in told.error or "cannot be written" in told.error
         assert "choose another work_dir" in told.error
     assert time.monotonic() - begun < 10
+    assert list(place.iterdir()) == []
 
 
 def test_too_little_room_is_refused_before_the_first_step_with_the_figures(tmp_path: Path) -> None:
