@@ -158,9 +158,8 @@ class Folder:
         except (OSError, EOFError, ConfigError) as error:
             if isinstance(error, StorageError):
                 raise
-            raise StorageError(
-                f"{self.url} cannot be used: {error}", getattr(error, "errno", None)
-            ) from error
+            number = getattr(error, "errno", None)
+            raise StorageError(f"{self.url} cannot be used: {error}", number) from error
         if found != data:
             raise StorageError(f"{self.url}/{name} was written and does not read the same")
 
