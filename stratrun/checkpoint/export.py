@@ -1,6 +1,5 @@
 """The weights of a checkpoint as one safetensors file, for whoever runs the model without this framework."""
 
-import json
 import os
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +13,7 @@ from stratrun.checkpoint import layout
 from stratrun.checkpoint.discovery import look_into, neighbours
 from stratrun.checkpoint.reader import StoredCheckpoint, damage
 from stratrun.checkpoint.selection import locate
-from stratrun.checkpoint.shards import DTYPES, code_of, memory_of
+from stratrun.checkpoint.shards import DTYPES, header, memory_of
 from stratrun.checkpoint.source import TensorSource
 from stratrun.checkpoint.weights import MODEL, missing
 from stratrun.errors import (
@@ -31,7 +30,6 @@ EMA = "EMAHook"
 SUFFIX = ".safetensors"
 _CHOICES = {"model": "the weights that training goes on with", "ema": "their moving averages"}
 _BLOCK = 16 << 20
-_ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ def _export(folder: Folder, target: Folder, weights: str, dtype: torch.dtype | N
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     order = sorted(tensors, key=lambda name: (-_kind(tensors[name], dtype).itemsize, name))
     about = {"format": "pt", "step": str(stored.step), "run_id": stored.manifest.run_id, "weights": weights}
-    head, size = _head({name: tensors[name] for name in order}, dtype, about)
+    head, places = header({name: (_kind(tensors[name], dtype), tensors[name].shape) for name in order}, about)
 
     def blocks() -> Iterator[memoryview]:
         # Two pieces: one piece alone might be taken for memory that is padded to whole pages.
@@ -143,7 +141,8 @@ def _export(folder: Folder, target: Folder, weights: str, dtype: torch.dtype | N
 
     _write(target, blocks, force)
     left_out = tuple(name for name in state if name not in tensors)
-    return Exported(target.url, folder.url, stored.step, len(tensors), len(head) + size, left_out)
+    size = places[-1][1] if places else len(head)
+    return Exported(target.url, folder.url, stored.step, len(tensors), size, left_out)
 
 
 def _model(source: TensorSource, folder: Folder) -> dict[str, Any]:
@@ -185,26 +184,6 @@ def _with_averages(source: TensorSource, folder: Folder) -> dict[str, Any]:
 
 def _kind(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:
     return tensor.dtype if dtype is None or not tensor.is_floating_point() else dtype
-
-
-def _head(
-    tensors: Mapping[str, Tensor], dtype: torch.dtype | None, about: Mapping[str, str]
-) -> tuple[bytes, int]:
-    """The head of the file, and how many bytes of tensors follow."""
-    fields: dict[str, Any] = {"__metadata__": dict(about)}
-    at = 0
-    for name, tensor in tensors.items():
-        kind = _kind(tensor, dtype)
-        size = tensor.numel() * kind.itemsize
-        fields[name] = {
-            "dtype": code_of(name, kind),
-            "shape": list(tensor.shape),
-            "data_offsets": [at, at + size],
-        }
-        at += size
-    text = json.dumps(fields, separators=(",", ":")).encode("ascii")
-    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
-    return len(text).to_bytes(8, "little") + text, at
 
 
 def _converted(tensor: Tensor, dtype: torch.dtype | None, name: str) -> Tensor:

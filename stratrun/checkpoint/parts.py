@@ -10,7 +10,7 @@ from stratrun.checkpoint import layout
 from stratrun.checkpoint.discovery import look_into, neighbours
 from stratrun.checkpoint.mapping import Fit, Renaming
 from stratrun.checkpoint.reader import StoredCheckpoint
-from stratrun.checkpoint.weights import MODEL, read_weights
+from stratrun.checkpoint.weights import FILES, MODEL, read_weights
 from stratrun.errors import CheckpointCorruptedError, CheckpointError, ConfigError, nearest
 from stratrun.registry.arguments import at
 from stratrun.storage import Folder
@@ -30,8 +30,6 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 OF_A_RANK = frozenset({"rng", "data"})
 """Parts of which each rank has saved its own, too."""
-FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
-"""How files of weights end: those hold no other part."""
 
 _NEEDS = {
     "scheduler": ("optimizer", "the learning rates that it moves lie in the optimizer"),
@@ -230,14 +228,6 @@ def averaged(weights: Mapping[str, Any], hooks: Mapping[str, Any]) -> dict[str, 
     if strange:
         raise CheckpointError(f"weights='ema': there is an average of {strange[0]!r}, and no such weight")
     return {**weights, **averages}
-
-
-def weights_of(folder: Folder, which: Literal["model", "ema"] = "model") -> dict[str, Any]:
-    """The weights of one checkpoint, as they were trained or averaged."""
-    if which == "model":
-        return dict(read_shared(folder, [MODEL])[MODEL])
-    shared = read_shared(folder, [MODEL, "hooks"])
-    return averaged(shared[MODEL], shared["hooks"])
 
 
 def read_file(wanted: LoadFrom) -> dict[str, Any]:

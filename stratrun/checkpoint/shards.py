@@ -7,11 +7,13 @@ next is filled and its checksums are taken, so large direct writes never wait fo
 import ctypes
 import hashlib
 import json
+import math
 import mmap
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -49,6 +51,7 @@ _BUFFER = 8 << 20
 # Copied and summed at once: in the processor's cache still, and the interpreter is asked for seldom.
 _CHUNK = 4 << 20
 _ALIGNMENT = 64
+_ABOUT = "__metadata__"
 # One thread keeps up with a disk until there is this much to write; a handful saturates any.
 _PER_FILE = 256 << 20
 _MOST_FILES = 4
@@ -136,7 +139,7 @@ def _balanced(pieces: Sequence[Piece]) -> list[list[Piece]]:
 def _write(folder: Folder, file: str, pieces: Sequence[Piece]) -> list[Written]:
     # By falling width, so that each starts at a multiple of its own width.
     order = sorted(pieces, key=lambda piece: (-piece.dtype.itemsize, piece.name, piece.offsets))
-    content = _Content(*_header(order), order)
+    content = _Content(*header(_named(order), {"format": "pt"}), order)
     folder.write_blocks(file, content.blocks)
     digest = content.digest()
     return [
@@ -145,24 +148,35 @@ def _write(folder: Folder, file: str, pieces: Sequence[Piece]) -> list[Written]:
     ]
 
 
-def _header(pieces: Sequence[Piece]) -> tuple[bytes, list[tuple[int, int]]]:
-    """The head of a safetensors file, and where each piece lies counted from the file's start."""
-    fields: dict[str, Any] = {}
-    taken = {"__metadata__"}
-    places, at = [], 0
+def _named(pieces: Sequence[Piece]) -> dict[str, tuple[torch.dtype, Sequence[int]]]:
+    """Dtype and shape of each, by a name of its own."""
+    named: dict[str, tuple[torch.dtype, Sequence[int]]] = {}
     for piece in pieces:
         name = piece.name
-        while name in taken:  # several boxes of one tensor
+        while name in named or name == _ABOUT:  # several boxes of one tensor
             name += "@" + ",".join(map(str, piece.offsets))
-        taken.add(name)
-        code = code_of(piece.name, piece.dtype)
-        fields[name] = {"dtype": code, "shape": piece.shape, "data_offsets": [at, at + piece.nbytes]}
-        places.append((at, at + piece.nbytes))
-        at += piece.nbytes
-    text = json.dumps({"__metadata__": {"format": "pt"}, **fields}, separators=(",", ":")).encode("ascii")
+        named[name] = (piece.dtype, piece.shape)
+    return named
+
+
+def header(
+    tensors: Mapping[str, tuple[torch.dtype, Sequence[int]]], about: Mapping[str, str]
+) -> tuple[bytes, list[tuple[int, int]]]:
+    """The head of a safetensors file, and where each tensor lies counted from the file's start.
+
+    Args:
+        tensors: Dtype and shape by name, in the order of the file.
+        about: What else the head says.
+    """
+    fields: dict[str, Any] = {_ABOUT: dict(about)}
+    ends = [0]
+    for name, (dtype, shape) in tensors.items():
+        ends.append(ends[-1] + math.prod(shape) * dtype.itemsize)
+        fields[name] = {"dtype": code_of(name, dtype), "shape": list(shape), "data_offsets": ends[-2:]}
+    text = json.dumps(fields, separators=(",", ":")).encode("ascii")
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
     head = len(text).to_bytes(8, "little") + text
-    return head, [(len(head) + start, len(head) + stop) for start, stop in places]
+    return head, [(len(head) + start, len(head) + stop) for start, stop in pairwise(ends)]
 
 
 @dataclass
@@ -204,7 +218,7 @@ class _Content:
                     yield buffer.memory
                     turn, at = (turn + 1) % len(buffers), 0
         if at:
-            yield buffers[turn].upto(at)
+            yield buffers[turn].memory[:at]
 
     def _sources(self) -> Iterator[tuple[int, int, list[int]]]:
         head = ctypes.create_string_buffer(self.header, len(self.header))
@@ -215,7 +229,7 @@ class _Content:
 
 
 class _Buffer:
-    """Memory that a disk can be written from directly: it starts at a page, and ends at one."""
+    """Memory that a disk can be written from directly, as it starts at a page."""
 
     def __init__(self, size: int) -> None:
         self._map = mmap.mmap(-1, max(1, -(-size // PAGE)) * PAGE)
@@ -227,12 +241,6 @@ class _Buffer:
         """Copy bytes from an address and go on with their checksum, both without the interpreter's lock."""
         ctypes.memmove(self._address + at, source, count)
         return zlib.crc32(self.memory[at : at + count], crc)
-
-    def upto(self, at: int) -> memoryview:
-        """The filled part, followed by zeros up to the end of its page."""
-        end = min(-(-at // PAGE) * PAGE, len(self._map))
-        self._map[at:end] = bytes(end - at)
-        return self.memory[:at]
 
 
 def _ahead(blocks: Iterator[memoryview]) -> Iterator[memoryview]:

@@ -19,7 +19,8 @@ from stratrun.storage import Folder
 
 MODEL = "model"
 """Where the shared state of a checkpoint has the weights."""
-_PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+"""How files of weights end."""
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _NESTINGS = ("state_dict", "model", "model_state_dict", "module")
 
@@ -65,9 +66,8 @@ def _read_file(folder: Folder, name: str) -> dict[str, Any]:
     suffix = os.path.splitext(name)[1].lower()
     if suffix == ".safetensors":
         return _load_safetensors(folder.read_bytes(name), where)
-    if suffix not in _PICKLED:
-        known = ", ".join((".safetensors", *_PICKLED))
-        raise CheckpointError(f"{where} is no file of weights by its name; those end in {known}")
+    if suffix not in FILES:
+        raise CheckpointError(f"{where} is no file of weights by its name; those end in {', '.join(FILES)}")
     with folder.open(name) as stream:
         payload = _load_pickled(stream if folder.is_local else io.BytesIO(stream.read()), where)
     return _weights_in(payload, where)

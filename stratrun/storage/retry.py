@@ -138,11 +138,6 @@ def from_source(blocks: Iterable[memoryview]) -> Iterator[memoryview]:
         raise SourceError(error) from error
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether the same request to a remote store may succeed when it is sent again."""
-    return kind_of(error) is not Kind.FINAL
-
-
 def kind_on_disk(error: BaseException) -> Kind:
     """For local folders: what a disk says is final, but for what network mounts say now and then."""
     transient = isinstance(error, OSError) and error.errno in _TRANSIENT_ON_DISK

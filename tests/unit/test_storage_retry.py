@@ -18,7 +18,7 @@ from s3fs.errors import translate_boto_error
 
 from stratrun.errors import ConfigError, StorageError
 from stratrun.storage import Retry
-from stratrun.storage.retry import Kind, ShortBody, SourceError, is_transient, kind_of, kind_on_disk
+from stratrun.storage.retry import Kind, ShortBody, SourceError, kind_of, kind_on_disk
 
 
 def said(code, status=400):
@@ -98,7 +98,6 @@ REMOTE = [
 @pytest.mark.parametrize(("error", "kind"), REMOTE, ids=lambda value: repr(value)[:40])
 def test_a_remote_failure_is_sorted_by_what_the_store_said(error, kind):
     assert kind_of(error) is kind
-    assert is_transient(error) is (kind is not FINAL)
 
 
 def test_what_lies_behind_an_error_decides_when_the_error_itself_says_nothing():
