@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stratrun.checkpoint.checkpointer import Checkpointer
-    from stratrun.checkpoint.discovery import look_into
+    from stratrun.checkpoint.discovery import look_into, missing
     from stratrun.checkpoint.export import export_weights
     from stratrun.checkpoint.reader import Loaded, StoredCheckpoint, Verified
     from stratrun.checkpoint.staging import Staging
     from stratrun.checkpoint.storage_reader import ShardReader
     from stratrun.checkpoint.storage_writer import ShardWriter, SnapshotPlanner
-    from stratrun.checkpoint.weights import missing, read_weights
+    from stratrun.checkpoint.weights import read_weights
     from stratrun.checkpoint.writer import Attempt
 
 _HOMES = {
@@ -26,7 +26,7 @@ _HOMES = {
     "Verified": "reader",
     "export_weights": "export",
     "look_into": "discovery",
-    "missing": "weights",
+    "missing": "discovery",
     "read_weights": "weights",
 }
 

@@ -1,7 +1,7 @@
 """Finding checkpoints. What lies in the folder decides: no pointer file, no times of files."""
 
 from stratrun.checkpoint import layout
-from stratrun.errors import CheckpointNotFoundError
+from stratrun.errors import CheckpointNotFoundError, nearest
 from stratrun.storage import Folder
 
 IN_WORK_DIR = "checkpoints"
@@ -37,6 +37,18 @@ def look_into(start: Folder) -> tuple[str, list[int] | None]:
     )
 
 
+def newest_in(start: Folder) -> str:
+    """The path below a folder of the checkpoint that it leads to: the newest in it, or '' for itself.
+
+    Raises:
+        CheckpointNotFoundError: there is none; names what is nearby.
+    """
+    if not start.exists():
+        raise CheckpointNotFoundError(missing(start))
+    path, steps = look_into(start)
+    return path if steps is None else f"{path}/{layout.name_of(steps[-1])}".lstrip("/")
+
+
 def neighbours(checkpoint: Folder, limit: int = 5) -> str:
     """Say which committed steps lie beside a checkpoint, the nearest ones."""
     wanted = layout.step_of(checkpoint.name) or 0
@@ -44,3 +56,12 @@ def neighbours(checkpoint: Folder, limit: int = 5) -> str:
     if not steps:
         return f"there is none in {checkpoint.parent}"
     return f"steps there: {', '.join(map(str, sorted(steps[:limit])))}"
+
+
+def missing(at: Folder) -> str:
+    """Say that there is nothing at a URL, and what is nearby."""
+    if layout.step_of(at.name) is not None:
+        return f"{at} does not exist; {neighbours(at)}"
+    if not at.parent.exists():
+        return f"{at} does not exist, nor does the folder that it should be in; check the path"
+    return f"{at} does not exist; {nearest(at.name, at.parent.names())}"

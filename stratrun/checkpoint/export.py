@@ -9,24 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stratrun.checkpoint import layout
-from stratrun.checkpoint.discovery import look_into, neighbours
-from stratrun.checkpoint.reader import StoredCheckpoint, damage
+from stratrun.checkpoint.discovery import newest_in
+from stratrun.checkpoint.reader import StoredCheckpoint, opened
 from stratrun.checkpoint.selection import locate
 from stratrun.checkpoint.shards import DTYPES, header, memory_of
 from stratrun.checkpoint.source import TensorSource
-from stratrun.checkpoint.weights import MODEL, missing
-from stratrun.errors import (
-    CheckpointCorruptedError,
-    CheckpointError,
-    CheckpointNotFoundError,
-    ConfigError,
-    nearest,
-)
+from stratrun.checkpoint.weights import EMA, MODEL, averaged
+from stratrun.errors import CheckpointError, ConfigError, nearest
 from stratrun.storage import Folder
 
-EMA = "EMAHook"
-"""What the states of hooks that average weights are called by, perhaps with a number behind it."""
 SUFFIX = ".safetensors"
 _CHOICES = {"model": "the weights that training goes on with", "ema": "their moving averages"}
 _BLOCK = 16 << 20
@@ -86,28 +77,9 @@ def export_weights(
     if target.exists() and not force:
         raise ConfigError(f"output={target.url!r} is there already; force=True (--force) replaces it")
     at = source if isinstance(source, Folder) else locate(source, **(source_options or {}))
-    folder = chosen(at)
-    try:
-        return _export(folder, target, weights, wanted, force)
-    except Exception as error:
-        reason = damage(error) if not isinstance(error, ConfigError) else None
-        if reason is None:
-            raise
-        text = f"checkpoint {folder} is damaged: {reason}; {neighbours(folder)}"
-        raise CheckpointCorruptedError(text) from error
-
-
-def chosen(at: Folder) -> Folder:
-    """The checkpoint that a folder is, or the newest one in it.
-
-    Raises:
-        CheckpointNotFoundError: there is none.
-    """
-    if not at.exists():
-        raise CheckpointNotFoundError(missing(at))
-    path, steps = look_into(at)
-    folder = at.child(path) if path else at
-    return folder.child(layout.name_of(steps[-1])) if steps else folder
+    path = newest_in(at)
+    with opened(at.child(path) if path else at) as stored:
+        return _export(stored, target, weights, wanted, force)
 
 
 def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -122,10 +94,15 @@ def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
     return None if dtype is None else known[name]
 
 
-def _export(folder: Folder, target: Folder, weights: str, dtype: torch.dtype | None, force: bool) -> Exported:
-    stored = StoredCheckpoint(folder)
-    source = TensorSource(stored)
-    state = _with_averages(source, folder) if weights == "ema" else _model(source, folder)
+def _export(
+    stored: StoredCheckpoint, target: Folder, weights: str, dtype: torch.dtype | None, force: bool
+) -> Exported:
+    source, folder = TensorSource(stored), stored.folder
+    state = _model(source, folder)
+    if weights == "ema":
+        # Of other hooks the names alone, as their state may not be without data.
+        hooks = {n: source.part("hooks", n) if n.startswith(EMA) else None for n in source.parts("hooks")}
+        state = averaged(state, hooks, str(folder))
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     order = sorted(tensors, key=lambda name: (-_kind(tensors[name], dtype).itemsize, name))
     about = {"format": "pt", "step": str(stored.step), "run_id": stored.manifest.run_id, "weights": weights}
@@ -151,35 +128,6 @@ def _model(source: TensorSource, folder: Folder) -> dict[str, Any]:
         known = ", ".join(source.parts())
         raise CheckpointError(f"{folder} has no weights called {MODEL!r}; it holds {known or 'nothing'}")
     return dict(state)
-
-
-def _with_averages(source: TensorSource, folder: Folder) -> dict[str, Any]:
-    """The state of the model with the averages in the place of what they are averages of."""
-    names = source.parts("hooks")
-    found = {name: source.part("hooks", name, "averages") for name in names if name.startswith(EMA)}
-    if not found:
-        has = f"its hooks with state are {', '.join(names)}" if names else "no hook of its run has state"
-        raise CheckpointError(
-            f"{folder} has no moving averages: {has}; have them kept with "
-            "custom_hooks=[dict(type='EMAHook')], or take weights='model' (--weights model)"
-        )
-    if len(found) > 1:
-        raise CheckpointError(f"{folder} has several moving averages, of {', '.join(found)}")
-    averages = next(iter(found.values()))
-    if not isinstance(averages, Mapping) or not averages:
-        raise CheckpointError(f"{folder} has no moving averages yet: averaging had not begun at its step")
-    state = _model(source, folder)
-    # Beside a loss with weights of its own the model's lie one level lower.
-    prefix = "" if averages.keys() <= state.keys() else "model."
-    averages = {f"{prefix}{name}": average for name, average in averages.items()}
-    foreign = [name for name in averages if name not in state]
-    if foreign:
-        raise CheckpointError(
-            f"{folder} averages {foreign[0]!r}, which its model does not have; {nearest(foreign[0], state)}"
-        )
-    # Tied weights are one tensor in the checkpoint, and averaged perhaps under one of their names only.
-    by_tensor = {id(state[name]): average for name, average in averages.items()}
-    return {name: averages.get(name, by_tensor.get(id(value), value)) for name, value in state.items()}
 
 
 def _kind(tensor: Tensor, dtype: torch.dtype | None) -> torch.dtype:

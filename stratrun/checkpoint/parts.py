@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from stratrun.checkpoint import layout
-from stratrun.checkpoint.discovery import look_into, neighbours
 from stratrun.checkpoint.mapping import Fit, Renaming
-from stratrun.checkpoint.reader import StoredCheckpoint
+from stratrun.checkpoint.reader import opened
 from stratrun.checkpoint.weights import FILES, MODEL, read_weights
-from stratrun.errors import CheckpointCorruptedError, CheckpointError, ConfigError, nearest
+from stratrun.errors import ConfigError, nearest
 from stratrun.registry.arguments import at
 from stratrun.storage import Folder
 from stratrun.storage.urls import redacted
@@ -194,40 +192,8 @@ def read_shared(folder: Folder, keys: Iterable[str]) -> dict[str, Any]:
         CheckpointCorruptedError: it is damaged; names those beside it.
         CheckpointError: it has no such entry.
     """
-    try:
-        stored = StoredCheckpoint(folder)
+    with opened(folder) as stored:
         return {key: stored.read_part(key) for key in keys}
-    except CheckpointCorruptedError as error:
-        raise CheckpointCorruptedError(
-            f"checkpoint {folder} is damaged: {error}; {neighbours(folder)}"
-        ) from error
-
-
-def newest_in(folder: Folder) -> str:
-    """The path below a folder of the checkpoint that it leads to: itself, or the newest in it."""
-    path, steps = look_into(folder)
-    return path if steps is None else f"{path}/{layout.name_of(steps[-1])}".lstrip("/")
-
-
-def averaged(weights: Mapping[str, Any], hooks: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights with the averages of the EMA hook in their place, where it kept one.
-
-    Raises:
-        CheckpointError: there are no averages, or they are of other weights.
-    """
-    kept = [name for name in hooks if name.startswith("EMAHook")]
-    averages = hooks[kept[0]].get("averages") if kept and isinstance(hooks[kept[0]], Mapping) else None
-    if not isinstance(averages, Mapping) or not averages:
-        raise CheckpointError(
-            "weights='ema', but the run that was saved kept no averages of them (custom_hooks=['EMAHook'] "
-            "does); leave weights='ema' out to take the weights themselves"
-        )
-    if not averages.keys() & weights.keys():  # a loss with weights of its own is saved beside the model
-        averages = {f"model.{name}": value for name, value in averages.items()}
-    strange = [name for name in averages if name not in weights]
-    if strange:
-        raise CheckpointError(f"weights='ema': there is an average of {strange[0]!r}, and no such weight")
-    return {**weights, **averages}
 
 
 def read_file(wanted: LoadFrom) -> dict[str, Any]:

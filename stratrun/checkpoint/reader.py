@@ -1,7 +1,8 @@
 """A committed checkpoint, read with every byte of it checked."""
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stratrun.checkpoint import layout
+from stratrun.checkpoint.discovery import neighbours
 from stratrun.checkpoint.index import Index
 from stratrun.checkpoint.opening import open_manifest, read_json
 from stratrun.checkpoint.shards import dtype_name
@@ -212,6 +214,24 @@ def damage(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno == errno.EIO:
         return f"the disk cannot read it: {error}"
     return None
+
+
+@contextmanager
+def opened(folder: Folder) -> Iterator[StoredCheckpoint]:
+    """A checkpoint whose damage, when it is met, is told with where it is and what lies beside it.
+
+    Raises:
+        CheckpointCorruptedError: it is damaged.
+    """
+    try:
+        yield StoredCheckpoint(folder)
+    except Exception as error:
+        reason = None if isinstance(error, ConfigError) else damage(error)
+        if reason is None:
+            raise
+        raise CheckpointCorruptedError(
+            f"checkpoint {folder} is damaged: {reason}; {neighbours(folder)}"
+        ) from error
 
 
 def _empty(name: str, stored: Any) -> Tensor:

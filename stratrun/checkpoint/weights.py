@@ -11,16 +11,17 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from stratrun.checkpoint import layout
-from stratrun.checkpoint.discovery import look_into, neighbours
-from stratrun.checkpoint.reader import StoredCheckpoint
-from stratrun.errors import CheckpointCorruptedError, CheckpointError, CheckpointNotFoundError, nearest
+from stratrun.checkpoint.discovery import newest_in
+from stratrun.checkpoint.reader import opened
+from stratrun.errors import CheckpointCorruptedError, CheckpointError, nearest
 from stratrun.storage import Folder
 
 MODEL = "model"
 """Where the shared state of a checkpoint has the weights."""
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 """How files of weights end."""
+EMA = "EMAHook"
+"""What the states of hooks that average weights are called by, perhaps with a number behind it."""
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _NESTINGS = ("state_dict", "model", "model_state_dict", "module")
 
@@ -41,24 +42,49 @@ def read_weights(url: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
     """
     at = Folder(url, **options)
     try:
-        return _read_file(at.parent, at.name) if at.is_file() else _read_checkpoint(at)
+        if at.is_file():
+            return _read_file(at.parent, at.name)
+        path = newest_in(at)
+        with opened(at.child(path) if path else at) as stored:
+            return dict(stored.read_part(MODEL))
     except OSError as error:
         raise CheckpointError(f"{at} cannot be read: {error}") from error
 
 
-def _read_checkpoint(at: Folder) -> dict[str, Any]:
-    if not at.exists():
-        raise CheckpointNotFoundError(missing(at))
-    path, steps = look_into(at)
-    folder = at.child(path) if path else at
-    if steps:
-        folder = folder.child(layout.name_of(steps[-1]))
-    try:
-        return dict(StoredCheckpoint(folder).read_part(MODEL))
-    except CheckpointCorruptedError as error:
-        raise CheckpointCorruptedError(
-            f"checkpoint {folder} is damaged: {error}; {neighbours(folder)}"
-        ) from error
+def averaged(weights: Mapping[str, Any], hooks: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The weights with their moving averages in the place of what those are averages of.
+
+    Args:
+        hooks: State of each hook, of which only that of the EMAHook is looked at.
+        where: What it was read from, for messages.
+
+    Raises:
+        CheckpointError: there are no averages, or several, or of other weights.
+    """
+    found = {name: state for name, state in hooks.items() if name.startswith(EMA)}
+    if not found:
+        has = f"its hooks with state are {', '.join(hooks)}" if hooks else "no hook of its run has state"
+        raise CheckpointError(
+            f"{where} has no moving averages: {has}; have them kept with "
+            f"custom_hooks=[dict(type={EMA!r})], or take weights='model'"
+        )
+    if len(found) > 1:
+        raise CheckpointError(f"{where} has several moving averages, of {', '.join(found)}")
+    state = next(iter(found.values()))
+    averages = state.get("averages") if isinstance(state, Mapping) else None
+    if not isinstance(averages, Mapping) or not averages:
+        raise CheckpointError(f"{where} has no moving averages yet: averaging had not begun at its step")
+    # Beside a loss with weights of its own the model's lie one level lower.
+    foreign = {prefix: [n for n in averages if prefix + n not in weights] for prefix in ("", f"{MODEL}.")}
+    prefix, lacking = min(foreign.items(), key=lambda item: len(item[1]))
+    if lacking:
+        raise CheckpointError(
+            f"{where} averages {lacking[0]!r}, which its model does not have; {nearest(lacking[0], weights)}"
+        )
+    averages = {prefix + name: average for name, average in averages.items()}
+    # Tied weights are one tensor in the checkpoint, and averaged perhaps under one of their names only.
+    tied = {id(weights[name]): average for name, average in averages.items()}
+    return {name: averages.get(name, tied.get(id(value), value)) for name, value in weights.items()}
 
 
 def _read_file(folder: Folder, name: str) -> dict[str, Any]:
@@ -125,15 +151,6 @@ def _weights_in(payload: Any, where: str) -> dict[str, Any]:
 
 def _has_tensors(value: Any) -> bool:
     return isinstance(value, Mapping) and any(isinstance(entry, Tensor) for entry in value.values())
-
-
-def missing(at: Folder) -> str:
-    """Say that there is nothing at a URL, and what is nearby."""
-    if layout.step_of(at.name) is not None:
-        return f"{at} does not exist; {neighbours(at)}"
-    if not at.parent.exists():
-        return f"{at} does not exist, nor does the folder that it should be in; check the path"
-    return f"{at} does not exist; {nearest(at.name, at.parent.names())}"
 
 
 def _first_line(error: Exception) -> str:

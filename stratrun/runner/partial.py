@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 
+from stratrun.checkpoint.discovery import newest_in
 from stratrun.checkpoint.mapping import Fit, fit, refuse
 from stratrun.checkpoint.moments import fit_optimizer, refuse_other_class, with_options
 from stratrun.checkpoint.parts import (
@@ -11,13 +12,11 @@ from stratrun.checkpoint.parts import (
     PARTS,
     LoadFrom,
     LoadReport,
-    averaged,
-    newest_in,
     read_file,
     read_shared,
 )
 from stratrun.checkpoint.selection import BEST, LAST, near, path_of, split_name
-from stratrun.checkpoint.weights import MODEL
+from stratrun.checkpoint.weights import MODEL, averaged
 from stratrun.distributed import Collectives
 from stratrun.errors import CheckpointError, CheckpointNotFoundError, ConfigError, nearest
 from stratrun.optim.optimizer import DEFAULT
@@ -139,7 +138,7 @@ class _Loading:
     def _weights(self) -> tuple[Fit, dict[str, Any]]:
         stored = self._shared[MODEL]
         if self._wanted.weights == "ema" and "model" in self.report.parts:
-            stored = _prefixed(self._wanted, lambda: averaged(stored, self._shared["hooks"]))
+            stored = _prefixed(self._wanted, lambda: averaged(stored, self._shared["hooks"], self.report.url))
         own = self._runner.engine.state_module.state_dict()
         return _prefixed(self._wanted, lambda: fit(stored, own, self._wanted.rename))
 

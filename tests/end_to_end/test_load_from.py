@@ -183,7 +183,7 @@ def test_when_one_part_does_not_fit_nothing_is_changed(saved: str, tmp_path: Pat
         ),
         ({}, {"rename": {"backbone": "x"}}, ["'backbone' matches none of the 4 names", "'body.weight'"]),
         ({}, {"rename": {"body|head": "x"}}, ["makes 'x.weight' of both 'body.weight' and 'head.weight'"]),
-        ({}, {"weights": "ema"}, ["weights='ema'", "kept no averages", "EMAHook"]),
+        ({}, {"weights": "ema"}, ["no moving averages", "type='EMAHook'", "weights='model'"]),
     ],
     ids=str,
 )

@@ -8,7 +8,8 @@ from torch import nn
 
 from stratrun.checkpoint.mapping import Fit, Renaming, complaint, fit
 from stratrun.checkpoint.moments import fit_optimizer, with_options
-from stratrun.checkpoint.parts import LoadFrom, LoadReport, averaged
+from stratrun.checkpoint.parts import LoadFrom, LoadReport
+from stratrun.checkpoint.weights import averaged
 from stratrun.errors import CheckpointError, ConfigError
 from stratrun.strategies import logical
 from tests.problems import perceptron
@@ -209,23 +210,38 @@ def test_the_report_is_one_line_when_all_fits_and_names_what_does_not() -> None:
 
 def test_averages_take_the_place_of_the_weights_also_where_the_loss_has_weights_too() -> None:
     hooks = {"EMAHook": {"averages": {"w": B}, "updates": 1}}
-    assert averaged({"w": A, "buffer": A}, hooks) == {"w": B, "buffer": A}
-    assert averaged({"model.w": A, "loss.w": A}, hooks) == {"model.w": B, "loss.w": A}
+    other = A.clone()
+    assert averaged({"w": A, "buffer": other}, hooks, "it") == {"w": B, "buffer": other}
+    assert averaged({"model.w": A, "loss.w": other}, hooks, "it") == {"model.w": B, "loss.w": other}
+
+
+def test_averages_of_weights_that_are_called_as_those_beside_them_go_where_all_of_them_fit() -> None:
+    weights = {"model.w": A, "model.model.w": A.clone(), "loss.w": A.clone()}
+    hooks = {"EMAHook": {"averages": {"w": B, "model.w": B + 1}}}
+    found = averaged(weights, hooks, "it")
+    assert found == {"model.w": B, "model.model.w": hooks["EMAHook"]["averages"]["model.w"]} | {
+        "loss.w": weights["loss.w"]
+    }
+
+
+def test_an_average_under_one_name_of_tied_weights_is_that_of_the_others_too() -> None:
+    assert averaged({"tied": A, "w": A}, {"EMAHook": {"averages": {"w": B}}}, "it") == {"tied": B, "w": B}
 
 
 @pytest.mark.parametrize(
     ("hooks", "word"),
     [
-        ({}, "kept no averages"),
-        ({"EMAHook": {"averages": {}}}, "kept no averages"),
-        ({"EMAHook": 3}, "kept no averages"),
-        ({"EMAHook": {"averages": {"other": A, "w": A}}}, "an average of 'other'"),
+        ({}, "it has no moving averages: no hook of its run has state"),
+        ({"EMAHook": {"averages": {}}}, "no moving averages yet"),
+        ({"EMAHook": 3}, "no moving averages yet"),
+        ({"EMAHook": {}, "EMAHook#2": {}}, "several moving averages, of EMAHook, EMAHook#2"),
+        ({"EMAHook": {"averages": {"other": A, "w": A}}}, "averages 'other'"),
     ],
     ids=str,
 )
 def test_averages_that_are_not_there_or_of_other_weights_are_refused(hooks: Any, word: str) -> None:
     with pytest.raises(CheckpointError, match=word):
-        averaged({"w": A}, hooks)
+        averaged({"w": A}, hooks, "it")
 
 
 # Optimizers ---------------------------------------------------------------------------------
