@@ -8,6 +8,8 @@ from stratrun.distributed.collectives import Collectives
 from stratrun.errors import CheckpointError
 
 T = TypeVar("T")
+LOOK_EVERY = 1.0
+"""Seconds between two looks at what other ranks report."""
 
 
 def together(ranks: Collectives, what: str, action: Callable[[], T]) -> T:

@@ -5,17 +5,15 @@ import threading
 import time
 from collections.abc import Callable
 
-from stratrun.checkpoint.agreement import Alarm
+from stratrun.checkpoint.agreement import LOOK_EVERY, Alarm
 from stratrun.distributed import Collectives
 from stratrun.errors import CheckpointError, StratrunError
 
 _LOG = logging.getLogger("stratrun.checkpoint")
-# Seconds between two looks at what other ranks report.
-_LOOK_EVERY = 1.0
 # Seconds for the work of a rank to end by itself when another has reported a failure.
 _GRACE = 3.0
 # Seconds for all ranks to know of a failure: they look, wait for their work, and tell where they are.
-_PATIENCE = _LOOK_EVERY + _GRACE + 2.0
+_PATIENCE = LOOK_EVERY + _GRACE + 2.0
 
 
 class Background:
@@ -58,7 +56,7 @@ class Background:
     def begin(self, work: Callable[[], None], alarm: Alarm) -> None:
         """Start, with the alarm that `clear` gave."""
         self._done.clear()
-        # The interpreter waits for this one before it ends, so that nothing that was begun is lost.
+        # The interpreter waits for this one before it ends, so that it can say what became of the work.
         threading.Thread(target=self._watch, args=(work, alarm), name="stratrun-save-watch").start()
 
     def wait(self) -> None:
@@ -118,9 +116,9 @@ class Background:
         due = time.monotonic() + self._limit
         told: str | None = None
         while True:
-            worker.join(max(0.0, min(_LOOK_EVERY, due - time.monotonic())))
+            worker.join(max(0.0, min(LOOK_EVERY, due - time.monotonic())))
             if not worker.is_alive():
-                return _as_ours(failures[0], alarm) if failures else None
+                return _told_by(failures[0], alarm) if failures else None
             if time.monotonic() >= due:
                 return CheckpointError(told or self._overdue(alarm.what))
             if told is None and (told := alarm.heard()) is not None:
@@ -156,7 +154,7 @@ class Background:
             raise error
 
 
-def _as_ours(error: BaseException, alarm: Alarm) -> Exception:
+def _told_by(error: BaseException, alarm: Alarm) -> Exception:
     if isinstance(error, StratrunError):
         return error
     ours = CheckpointError(f"{alarm.what} failed on rank {alarm.ranks.rank}: {type(error).__name__}: {error}")

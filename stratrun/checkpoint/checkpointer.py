@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Literal
 
@@ -56,6 +56,7 @@ class Checkpointer:
         self._ranks = collectives
         self._background = Background(collectives if saving is None else saving, deadline)
         self._staging = Staging()
+        self._reserving: threading.Thread | None = None
         self._holdings = Holdings(folder)
         self._damaged: set[int] = set()
 
@@ -70,20 +71,19 @@ class Checkpointer:
         protect: Collection[int] = (),
         background: bool = False,
     ) -> str:
-        """Write a checkpoint. It exists when this returns, and not at all when it raises.
-
-        A step that this run has saved already is left as it is.
+        """Write a checkpoint, unless this run has it already. It is not there at all when this raises.
 
         Args:
             step: Its place in the order of checkpoints; each state of a run needs another one.
-            shared: State that is the same on all ranks. The main rank's is written, but for tensors that
-                are sharded: of those each rank writes its part.
-            own: State of this rank.
+            shared: State that is the same on all ranks. The main rank's is written, and of tensors that
+                are sharded each rank's part.
+            own: State of this rank. Both may be functions that give it, called in this order: what
+                fails in them on one rank is raised on all.
             meta: Plain values that describe the run.
             keep_last, protect: See `apply_retention`, which follows.
-            background: Return once the state is copied to host memory, and write beside what follows. One
-                save is under way at a time; the next waits for it. What fails is raised by
-                `raise_if_failed`, by `wait`, or by the next save.
+            background: Return once the state is copied to host memory, and write beside what follows; the
+                next save waits for this one. What fails is raised by `raise_if_failed`, by `wait`, or
+                by the next save. Call `wait` before the process ends.
 
         Returns:
             The URL of the checkpoint.
@@ -95,18 +95,20 @@ class Checkpointer:
         target = Target(self.folder, step, self.run_id)
         alarm = self._background.clear(str(target))
         ranks = self._background.ranks
-        brought, staged, error = self._take(shared, own, meta, copied=background)
+        take = self._staging.take if background else dict
+        brought, staged, error = _brought(partial(contribution, ranks, shared, own, meta), take)
+        ready = partial(together, ranks, str(target), partial(_ready, error, self._staging))
+        if error is not None and ranks.world_size == 1:
+            ready()  # nobody else has to hear of it first
 
         def work() -> None:
-            together(ranks, str(target), partial(_ready, error, self._staging))
+            ready()
             self._write(target, brought, staged, alarm)
             self.apply_retention(keep_last, protect)
 
-        # What is known to fail at once on a lone rank is raised at once; else all have to hear of it.
-        if background and (error is None or ranks.world_size > 1):
-            self._background.begin(work, alarm)
-        else:
-            work()
+        self._background.begin(work, alarm)
+        if not background:
+            self.wait()
         return self.folder.child(layout.name_of(step)).url
 
     def wait(self) -> None:
@@ -122,6 +124,8 @@ class Checkpointer:
         try:
             self.wait()
         finally:
+            if self._reserving is not None:
+                self._reserving.join()
             self._staging.release()
             saving = self._background.ranks
             # What hangs in an exchange would take the process with it if the group went away.
@@ -135,7 +139,9 @@ class Checkpointer:
             pinned: For tensors of a CUDA device.
         """
         # Not a daemon: torch aborts a process that ends while a thread of it is in there.
-        threading.Thread(target=_reserve, args=(self._staging, size, pinned), name="stratrun-reserve").start()
+        work = partial(_reserve, self._staging, size, pinned)
+        self._reserving = threading.Thread(target=work, name="stratrun-reserve")
+        self._reserving.start()
 
     def load(self, which: Literal["latest"] | int | str | os.PathLike[str] | Folder = "latest") -> Loaded:
         """Read a checkpoint, every byte verified, into host memory.
@@ -150,7 +156,7 @@ class Checkpointer:
             CheckpointCorruptedError: there are, and each is damaged; or the one named is.
             CheckpointError: one could not be read, on whichever rank.
         """
-        start = self._start(which)
+        start = _chosen(which, self.folder)
         path, steps = decided_by_main(self._ranks, f"looking into {start}", partial(look_into, start))
         folder = start.child(path) if path else start
         if steps is None:
@@ -188,16 +194,6 @@ class Checkpointer:
         if self._ranks.is_main and keep_last is not None:
             self._holdings.thin_out(self.run_id, keep_last, protect)
 
-    def _take(
-        self, shared: Any, own: Any, meta: Mapping[str, Any] | None, *, copied: bool
-    ) -> tuple[Contribution, Mapping[str, Tensor], Exception | None]:
-        """What this rank brings, and its tensors as they are now; or why some of it cannot be saved."""
-        try:
-            brought = contribution(self._background.ranks, shared, own, meta)
-            return brought, self._staging.take(brought.tensors) if copied else brought.tensors, None
-        except Exception as error:
-            return Contribution(), {}, error
-
     def _write(
         self, target: Target, brought: Contribution, staged: Mapping[str, Tensor], alarm: Alarm
     ) -> None:
@@ -213,18 +209,30 @@ class Checkpointer:
             _LOG.info("%s is there already", self.folder.child(layout.name_of(target.step)))
         holdings.add(target.step, target.run_id)
 
-    def _start(self, which: Any) -> Folder:
-        if isinstance(which, Folder):
-            return which
-        if isinstance(which, int):
-            return self.folder.child(layout.name_of(which))
-        return self.folder if which == "latest" else Folder(which)
-
     def _adopt(self, loaded: Loaded, folder: Folder) -> Loaded:
         if folder == self.folder:
             self.run_id = loaded.meta["run_id"]
             self._damaged.update(loaded.passed_over)
         return loaded
+
+
+def _chosen(which: Any, folder: Folder) -> Folder:
+    if isinstance(which, Folder):
+        return which
+    if isinstance(which, int):
+        return folder.child(layout.name_of(which))
+    return folder if which == "latest" else Folder(which)
+
+
+def _brought(
+    collect: Callable[[], Contribution], take: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+) -> tuple[Contribution, Mapping[str, Tensor], Exception | None]:
+    """What this rank brings, and its tensors as they are now; or why some of it cannot be saved."""
+    try:
+        brought = collect()
+        return brought, take(brought.tensors), None
+    except Exception as error:
+        return Contribution(), {}, error
 
 
 def _ready(error: Exception | None, staging: Staging) -> None:

@@ -33,6 +33,8 @@ def contribution(ranks: Collectives, shared: Any, own: Any, meta: Mapping[str, A
         CheckpointError: some of it cannot be saved; says where it sits.
     """
     made = Contribution()
+    shared = shared() if callable(shared) else shared
+    own = own() if callable(own) else own
     made.own, made.tensors = flatten(own, prefix=f"{_OWN}{ranks.rank:05d}/")
     made.shared, common = flatten(shared)
     if not ranks.is_main:

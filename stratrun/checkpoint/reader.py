@@ -237,5 +237,8 @@ def opened(folder: Folder) -> Iterator[StoredCheckpoint]:
 def _empty(name: str, stored: Any) -> Tensor:
     try:
         return torch.empty(stored.size, dtype=stored.properties.dtype)
-    except (RuntimeError, TypeError, OverflowError) as error:  # no bytes, but sizes beyond all bounds
+    except (RuntimeError, TypeError, OverflowError) as error:
+        if stored.size.numel():
+            raise CheckpointError(f"there is no memory for {name!r}, of shape {list(stored.size)}") from error
+        # No bytes, but sizes beyond all bounds.
         raise CheckpointCorruptedError(f"{name!r} has a shape that no tensor has: {stored.size}") from error

@@ -199,15 +199,17 @@ class RunnerContext:
 
     def save_checkpoint(self, *, keep_last: int | None = None, protect: Collection[int] = ()) -> str:
         """Save the whole run under its present iteration. Returns the URL that the checkpoint will have."""
-        shared = persistence.shared_state(self)
-        self.call_hooks("before_save_checkpoint", checkpoint=shared)
-        own = persistence.own_state(self)
-        meta = {**persistence.describe(self), "config": self._started.config}
+
+        def shared() -> dict[str, Any]:
+            state = persistence.shared_state(self)
+            self.call_hooks("before_save_checkpoint", checkpoint=state)
+            return state
+
         self.last_checkpoint = self.checkpointer.save(
             self.iter,
             shared,
-            own,
-            meta=meta,
+            lambda: persistence.own_state(self),
+            meta={**persistence.describe(self), "config": self._started.config},
             keep_last=keep_last,
             protect=protect,
             # Beside a job alone, as that waits for it at its end.

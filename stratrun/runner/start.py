@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import PurePath
@@ -51,13 +52,12 @@ class Started:
     """Whether the loggers are open."""
 
     def close(self) -> None:
-        try:
-            self.loggers.close()
-            self.checkpointer.close()
-        finally:
-            self.ranks.close()
+        with ExitStack() as after:  # each, whatever becomes of those before; last in, first out
             if self.owns_group:
-                leave()
+                after.callback(leave)
+            after.callback(self.ranks.close)
+            after.callback(self.checkpointer.close)
+            after.callback(self.loggers.close)
 
 
 def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Started:

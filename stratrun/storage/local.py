@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Literal
@@ -28,10 +29,11 @@ class LocalStore:
         return self.guard("listing", root, lambda _: _scan(root))
 
     def exists(self, at: str) -> bool:
-        return os.path.exists(at)
+        return self._mode(at) is not None
 
     def is_file(self, at: str) -> bool:
-        return os.path.isfile(at)
+        mode = self._mode(at)
+        return mode is not None and stat.S_ISREG(mode)
 
     def make(self, at: str) -> None:
         self.guard("making", at, lambda _: os.makedirs(at, exist_ok=True))
@@ -88,6 +90,13 @@ class LocalStore:
 
     def remove(self, at: str) -> None:
         self.guard("removing", at, lambda _: _remove(at))
+
+    def _mode(self, at: str) -> int | None:
+        """What kind of thing there is; None for nothing. Not to be told is an error, not nothing."""
+        try:
+            return self.guard("looking up", at, lambda _: os.stat(at).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
     def free_bytes(self, at: str) -> int:
         while not os.path.exists(at) and at != os.path.dirname(at):

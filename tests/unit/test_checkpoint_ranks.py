@@ -150,3 +150,28 @@ def test_ranks_without_tensors_write_no_file(two_ranks, tmp_path):
     two_ranks(save_without_own, str(tmp_path))
     names = Folder(tmp_path / "step-00000001").names()
     assert [name for name in names if name.startswith("shard")] == [layout.shard_name(0, 2)]
+
+
+def save_other_steps(place):
+    return errors_of(place, lambda place: ours(place).save(5 + rank(), shared_state(5), own_state(5, rank())))
+
+
+def test_ranks_that_save_different_steps_are_told_so_and_leave_nothing(two_ranks, tmp_path):
+    for _, message, seconds in two_ranks(save_other_steps, str(tmp_path)):
+        assert "failed on rank 1: step 6 is saved here, and step 5 on the main rank" in message
+        assert seconds < 10
+    assert Folder(tmp_path).names() == []
+
+
+def fail_in_collecting(place):
+    def own():
+        if rank() == 1:
+            raise ValueError("spoiled state of a hook")
+        return {}
+
+    return errors_of(place, lambda place: ours(place).save(5, lambda: shared_state(5), own))
+
+
+def test_state_that_one_rank_fails_to_give_is_told_to_all(two_ranks, tmp_path):
+    for _, message, _ in two_ranks(fail_in_collecting, str(tmp_path)):
+        assert "failed on rank 1: ValueError: spoiled state of a hook" in message
