@@ -333,3 +333,18 @@ def test_a_part_is_read_without_the_rest(folder, monkeypatch):
     assert stored.read_part("train")["iter"] == 1
     with pytest.raises(CheckpointError, match="has no 'weights'; it holds model, optimizers, train"):
         stored.read_part("weights")
+
+
+def test_too_little_memory_to_load_is_no_damage(folder, monkeypatch):
+    save(folder, 1, 2)
+    empty = torch.empty
+
+    def refuse(size, *args, **kwargs):
+        if size == torch.Size((5, 7)):
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return empty(size, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(CheckpointError, match=r"there is no memory for .*, of shape \[5, 7\]") as caught:
+        checkpointer(folder).load()
+    assert not isinstance(caught.value, CheckpointCorruptedError)

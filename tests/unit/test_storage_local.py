@@ -297,3 +297,22 @@ def test_the_error_of_a_store_keeps_its_number_between_processes():
     error = pickle.loads(pickle.dumps(StorageError("text", errno.ENOSPC)))
     assert isinstance(error, OSError)
     assert (str(error), error.errno) == ("text", errno.ENOSPC)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_what_cannot_be_looked_up_is_an_error_and_not_nothing(number, tmp_path, monkeypatch):
+    folder = Folder(tmp_path)
+    folder.write_bytes("there", b"x")
+    looked_up = os.stat
+
+    def refuse(path, *args, **kwargs):
+        if str(path).endswith("there"):
+            raise OSError(number, os.strerror(number), path)
+        return looked_up(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    with pytest.raises(StorageError, match="looking up"):
+        folder.exists("there")
+    with pytest.raises(StorageError, match="looking up"):
+        folder.child("there").is_file()
+    assert not folder.exists("elsewhere")
