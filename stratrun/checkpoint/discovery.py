@@ -1,5 +1,8 @@
 """Finding checkpoints. What lies in the folder decides: no pointer file, no times of files."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from stratrun.checkpoint import layout
 from stratrun.errors import CheckpointNotFoundError, nearest
 from stratrun.storage import Folder
@@ -47,6 +50,21 @@ def newest_in(start: Folder) -> str:
         raise CheckpointNotFoundError(missing(start))
     path, steps = look_into(start)
     return path if steps is None else f"{path}/{layout.name_of(steps[-1])}".lstrip("/")
+
+
+def best_steps(meta: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Of what a checkpoint notes: for each metric that was watched its best steps, best first."""
+    # Written by whoever wrote the checkpoint, so it may be anything.
+    best = meta.get("best")
+    return {
+        str(metric): [pair[1] for pair in ranking if _is_ranked(pair)]
+        for metric, ranking in (best.items() if isinstance(best, Mapping) else ())
+        if isinstance(ranking, list)
+    }
+
+
+def _is_ranked(pair: Any) -> bool:
+    return isinstance(pair, list | tuple) and len(pair) == 2 and type(pair[1]) is int
 
 
 def neighbours(checkpoint: Folder, limit: int = 5) -> str:

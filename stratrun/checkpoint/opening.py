@@ -1,9 +1,11 @@
 """Marker, manifest and what the manifest vouches for, of a checkpoint that nobody needs to trust."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from stratrun.checkpoint import layout
 from stratrun.checkpoint.layout import Manifest
+from stratrun.checkpoint.skeleton import unflatten
 from stratrun.errors import CheckpointCorruptedError, ConfigError
 from stratrun.storage import Folder
 
@@ -46,6 +48,18 @@ def read_json(folder: Folder, file: str, manifest: Manifest) -> dict[str, Any]:
     if layout.digest_of(data) != manifest.files[file]:
         raise CheckpointCorruptedError(f"{file} is damaged: its digest does not match")
     return layout.parse_json(data, file)
+
+
+def meta_of(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What was noted beside the state, of what the file of the state holds.
+
+    Raises:
+        CheckpointCorruptedError: nothing was, which no run does.
+    """
+    meta = unflatten(state.get("meta"), {})
+    if not isinstance(meta, dict):
+        raise CheckpointCorruptedError(f"{layout.STATE} is incomplete")
+    return meta
 
 
 def _read(folder: Folder, file: str, limit: int) -> bytes:

@@ -13,9 +13,9 @@ from torch import Tensor
 from stratrun.checkpoint import layout
 from stratrun.checkpoint.discovery import neighbours
 from stratrun.checkpoint.index import Index
-from stratrun.checkpoint.opening import open_manifest, read_json
+from stratrun.checkpoint.opening import meta_of, open_manifest, read_json
 from stratrun.checkpoint.shards import dtype_name
-from stratrun.checkpoint.tree import entries_of, tensor_names, unflatten
+from stratrun.checkpoint.skeleton import entries_of, tensor_names, unflatten
 from stratrun.errors import CheckpointCorruptedError, CheckpointError, ConfigError
 from stratrun.storage import Folder
 
@@ -117,7 +117,7 @@ class StoredCheckpoint:
     def meta(self) -> dict[str, Any]:
         """What was given as `meta`, with `step`, `run_id` and `world_size` of the saving run."""
         own = {"step": self.step, "run_id": self.manifest.run_id, "world_size": self.manifest.world_size}
-        return dict(unflatten(self._state["meta"], {})) | own
+        return meta_of(self._state) | own
 
     def describe(self) -> dict[str, Any]:
         """What is in it, as plain values: ``tensors`` by name, ``entries`` of the shared state, ``meta``."""

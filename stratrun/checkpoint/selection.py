@@ -6,14 +6,12 @@ checkpoint that is intact says which were the best up to it.
 
 import os
 import re
-from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from stratrun.checkpoint import layout
-from stratrun.checkpoint.discovery import IN_WORK_DIR, look_into
+from stratrun.checkpoint.discovery import IN_WORK_DIR, best_steps, look_into
 from stratrun.checkpoint.reader import StoredCheckpoint, damage
-from stratrun.checkpoint.tree import unflatten
 from stratrun.errors import CheckpointCorruptedError, CheckpointNotFoundError, nearest
 from stratrun.storage import Folder
 
@@ -133,35 +131,10 @@ def _rankings(folder: Folder, steps: list[int]) -> dict[str, list[int]]:
     reasons = []
     for step in reversed(steps):
         try:
-            return _steps_by_metric(_meta(folder.child(layout.name_of(step))).get("best"))
+            return best_steps(StoredCheckpoint(folder.child(layout.name_of(step))).meta)
         except Exception as error:
             reason = damage(error)
             if reason is None:
                 raise
             reasons.append(f"step {step}: {reason}")
     raise CheckpointCorruptedError(f"every checkpoint in {folder} is damaged: {'; '.join(reasons)}")
-
-
-def _meta(folder: Folder) -> Mapping[str, Any]:
-    """What was noted beside the state, without reading any tensor."""
-    stored = StoredCheckpoint(folder)
-    data = folder.read_bytes(layout.STATE, limit=layout.JSON_LIMIT)
-    if layout.digest_of(data) != stored.manifest.files[layout.STATE]:
-        raise CheckpointCorruptedError(f"{layout.STATE} is damaged: its digest does not match")
-    meta = unflatten(layout.parse_json(data, layout.STATE).get("meta"), {})
-    return meta if isinstance(meta, Mapping) else {}
-
-
-def _steps_by_metric(best: Any) -> dict[str, list[int]]:
-    # Written by whoever wrote the checkpoint, so it may be anything.
-    if not isinstance(best, Mapping):
-        return {}
-    return {
-        str(metric): [entry[1] for entry in ranking if _is_entry(entry)]
-        for metric, ranking in best.items()
-        if isinstance(ranking, list)
-    }
-
-
-def _is_entry(entry: Any) -> bool:
-    return isinstance(entry, list | tuple) and len(entry) == 2 and type(entry[1]) is int

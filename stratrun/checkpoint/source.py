@@ -10,7 +10,7 @@ from torch import Tensor
 from stratrun.checkpoint import layout
 from stratrun.checkpoint.reader import StoredCheckpoint
 from stratrun.checkpoint.shards import DTYPES
-from stratrun.checkpoint.tree import entries_of, tensor_names, unflatten
+from stratrun.checkpoint.skeleton import entries_of, tensor_names, unflatten
 from stratrun.errors import CheckpointCorruptedError
 
 _AT_ONCE = 64 << 20

@@ -1,11 +1,10 @@
-"""Nested state to JSON and named tensors, and back. Nothing in it can choose a class or run code."""
+"""Nested state to JSON and named tensors. The way back is that of `skeleton`."""
 
 import base64
 import math
-import re
 import sys
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch import Tensor
 from stratrun.errors import CheckpointError
 
 _DEEPEST = 100
-_TAGGED = re.compile(r"\$")
 _Path = tuple[str, ...]
 
 
@@ -31,57 +29,6 @@ def flatten(tree: Any, prefix: str = "") -> tuple[Any, dict[str, Tensor]]:
     """
     flattening = _Flattening(prefix)
     return flattening.encode(tree, ()), flattening.tensors
-
-
-def unflatten(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The tree again.
-
-    Raises:
-        CheckpointError: the skeleton is not one that `flatten` made, or a tensor is missing.
-    """
-    if isinstance(skeleton, list):
-        return [unflatten(value, tensors) for value in skeleton]
-    if not isinstance(skeleton, dict):
-        return skeleton
-    tag = next(iter(skeleton), "")
-    if not _TAGGED.match(tag):
-        return {key: unflatten(value, tensors) for key, value in skeleton.items()}
-    decode = _DECODERS.get(tag)
-    if decode is None or len(skeleton) != 1:
-        raise CheckpointError(f"{tag!r} is no kind of value that this version of stratrun knows")
-    try:
-        return decode(skeleton[tag], tensors)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(f"a value of kind {tag!r} cannot be restored: {error}") from error
-
-
-def tensor_names(skeleton: Any) -> set[str]:
-    """Names of the tensors that `unflatten` will ask for."""
-    if isinstance(skeleton, list):
-        return set().union(*map(tensor_names, skeleton))
-    if isinstance(skeleton, dict):
-        name = skeleton.get("$tensor")
-        return {name} if isinstance(name, str) else set().union(*map(tensor_names, skeleton.values()))
-    return set()
-
-
-def entries_of(skeleton: Any) -> dict[str, Any]:
-    """The entries of a mapping, by key, as skeletons; none for anything else.
-
-    Raises:
-        CheckpointError: the skeleton is not one that `flatten` made.
-    """
-    if not isinstance(skeleton, dict):
-        return {}
-    tag = next(iter(skeleton), "")
-    if not _TAGGED.match(tag):
-        return skeleton
-    try:
-        if tag == "$module":
-            return entries_of(skeleton[tag][0])
-        return {str(key): value for key, value in skeleton[tag]} if tag in _MAPPING_TAGS else {}
-    except (TypeError, ValueError, LookupError) as error:
-        raise CheckpointError(f"a value of kind {tag!r} cannot be restored: {error}") from error
 
 
 class _Flattening:
@@ -123,7 +70,7 @@ class _Flattening:
         if metadata is not None:  # what modules put there tells their own loading which version it meets
             body = self._mapping(dict(value), path)
             return {"$module": [body, self._mapping(dict(metadata), (*path, "_metadata"))]}
-        if kind == "" and all(type(key) is str and not _TAGGED.match(key) for key in value):
+        if kind == "" and all(type(key) is str and not key.startswith("$") for key in value):
             return {key: self.encode(child, (*path, key)) for key, child in value.items()}
         pairs = [
             [self._key(key, path), self.encode(child, (*path, str(key)))] for key, child in value.items()
@@ -198,29 +145,4 @@ def _refused(path: _Path, reason: str) -> CheckpointError:
     return CheckpointError(f"the state at {'.'.join(path) or 'its top'} {reason}")
 
 
-def _pairs(pairs: Any, tensors: Mapping[str, Tensor]) -> list[tuple[Any, Any]]:
-    return [(unflatten(key, tensors), unflatten(value, tensors)) for key, value in pairs]
-
-
-def _module(parts: Any, tensors: Mapping[str, Tensor]) -> Any:
-    state = OrderedDict(unflatten(parts[0], tensors))
-    state._metadata = OrderedDict(unflatten(parts[1], tensors))  # type: ignore[attr-defined]
-    return state
-
-
 _MAPPINGS: dict[type, str] = {dict: "", OrderedDict: "$ordered", Counter: "$counter"}
-_MAPPING_TAGS = ("$dict", "$ordered", "$counter")
-_DECODERS: dict[str, Callable[[Any, Mapping[str, Tensor]], Any]] = {
-    "$tensor": lambda name, tensors: tensors[name],
-    "$complex": lambda value, tensors: torch.view_as_complex(unflatten(value, tensors)),
-    "$numpy": lambda value, tensors: unflatten(value, tensors).numpy(),
-    "$tuple": lambda items, tensors: tuple(unflatten(items, tensors)),
-    "$size": lambda items, tensors: torch.Size(items),
-    "$deque": lambda parts, tensors: deque(unflatten(parts[0], tensors), parts[1]),
-    "$dict": lambda pairs, tensors: dict(_pairs(pairs, tensors)),
-    "$ordered": lambda pairs, tensors: OrderedDict(_pairs(pairs, tensors)),
-    "$counter": lambda pairs, tensors: Counter(dict(_pairs(pairs, tensors))),
-    "$module": _module,
-    "$bytes": lambda text, tensors: base64.b64decode(text, validate=True),
-    "$float": lambda text, tensors: float(text),
-}

@@ -20,7 +20,8 @@ from stratrun.checkpoint import (
     StoredCheckpoint,
     layout,
 )
-from stratrun.checkpoint.tree import flatten, unflatten
+from stratrun.checkpoint.skeleton import unflatten
+from stratrun.checkpoint.tree import flatten
 from stratrun.errors import CheckpointError
 from stratrun.storage import Folder
 from tests.checkpoints import save_tensors

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from stratrun.checkpoint.tree import flatten, tensor_names, unflatten
+from stratrun.checkpoint.skeleton import tensor_names, unflatten
+from stratrun.checkpoint.tree import flatten
 from stratrun.errors import CheckpointError
 from tests.checkpoints import same
 

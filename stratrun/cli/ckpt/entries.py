@@ -1,6 +1,5 @@
 """What a folder of checkpoints holds, by names, sizes, markers and manifests; no tensor is read."""
 
-import json
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -8,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from stratrun.checkpoint import layout
-from stratrun.checkpoint.layout import Manifest
-from stratrun.checkpoint.opening import open_manifest, read_json
+from stratrun.checkpoint.discovery import best_steps
+from stratrun.checkpoint.opening import meta_of, open_manifest, read_json
 from stratrun.errors import CheckpointCorruptedError, CheckpointError, ConfigError
 from stratrun.storage import Folder
 
@@ -85,14 +84,8 @@ def best_of(entries: list[Entry]) -> dict[str, list[int]]:
     if not whole:
         return {}
     there = {entry.step for entry in whole}
-    rankings = whole[-1].meta.get("best")
-    if not isinstance(rankings, Mapping):
-        return {}
-    return {
-        str(metric): [pair[1] for pair in ranking if isinstance(pair, list | tuple) and pair[1:2][0] in there]
-        for metric, ranking in rankings.items()
-        if isinstance(ranking, list)
-    }
+    rankings = best_steps(whole[-1].meta)
+    return {metric: [step for step in steps if step in there] for metric, steps in rankings.items()}
 
 
 def _looked_at(entry: Entry) -> Entry:
@@ -100,33 +93,10 @@ def _looked_at(entry: Entry) -> Entry:
     try:
         manifest = open_manifest(entry.folder)
         entry = replace(entry, run_id=manifest.run_id, ranks=manifest.world_size)
-        return replace(entry, meta=_meta(entry.folder, manifest))
+        if manifest.files[layout.STATE].size > _STATE_LIMIT:
+            return entry
+        return replace(entry, meta=meta_of(read_json(entry.folder, layout.STATE, manifest)))
     except (CheckpointCorruptedError, FileNotFoundError, ConfigError) as error:
         return replace(entry, state="damaged", reason=str(error))
     except CheckpointError as error:
         return replace(entry, state="unreadable", reason=str(error))
-
-
-def _meta(folder: Folder, manifest: Manifest) -> dict[str, Any]:
-    if manifest.files[layout.STATE].size > _STATE_LIMIT:
-        return {}
-    meta = _plain(read_json(folder, layout.STATE, manifest).get("meta"))
-    return meta if isinstance(meta, dict) else {}
-
-
-def _plain(value: Any) -> Any:
-    """A value of `tree.flatten` that holds no tensor, near enough to be shown."""
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    tag = next(iter(value), "")
-    if tag == "$float":
-        return float(value[tag])
-    if tag in ("$tuple", "$size"):
-        return _plain(value[tag])
-    if tag in ("$dict", "$ordered", "$counter"):
-        return {str(_plain(key)): _plain(item) for key, item in value[tag]}
-    return (
-        json.dumps(value[tag]) if tag.startswith("$") else {key: _plain(item) for key, item in value.items()}
-    )
