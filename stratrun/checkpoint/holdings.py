@@ -7,8 +7,9 @@ from stratrun.checkpoint import layout
 from stratrun.checkpoint.discovery import committed_steps
 from stratrun.checkpoint.layout import Manifest
 from stratrun.checkpoint.reader import StoredCheckpoint, damage
+from stratrun.checkpoint.remains import discard_own, leftovers, make_way
 from stratrun.checkpoint.retention import superfluous
-from stratrun.checkpoint.writer import discard, leftovers, new_token
+from stratrun.checkpoint.writer import new_token
 from stratrun.errors import CheckpointError, StratrunError
 from stratrun.storage import Folder
 
@@ -36,7 +37,7 @@ class Holdings:
             A name for the attempt; None when the step is there already, intact and of this run.
 
         Raises:
-            CheckpointError: it is there, and of another run.
+            CheckpointError: it is there, whole or not, and of another run.
         """
         name = layout.name_of(step)
         self._folder.make()
@@ -44,7 +45,7 @@ class Holdings:
         if not self._folder.exists(name):
             return new_token()
         if step not in self._saved and not self._is_intact(name):
-            discard(self._folder, name, run_id)
+            make_way(self._folder, name, run_id)
             return new_token()
         if self._owner(step) == run_id:
             return None
@@ -64,7 +65,7 @@ class Holdings:
         try:
             own = [step for step in committed_steps(self._folder) if self._owner(step) == run_id]
             for step in superfluous(own, keep_last, protect):
-                discard(self._folder, layout.name_of(step), run_id)
+                discard_own(self._folder, layout.name_of(step), run_id)
         except Exception as error:  # not all stores raise OSError, and the other ranks go on
             _LOG.warning("an old checkpoint in %s was not removed: %s", self._folder, error)
 
@@ -84,7 +85,7 @@ class Holdings:
             reason = damage(error)
             if reason is None:
                 raise
-            _LOG.warning("%s is written anew: %s", self._folder.child(name), reason)
+            _LOG.warning("%s is not whole: %s", self._folder.child(name), reason)
             return False
         return True
 

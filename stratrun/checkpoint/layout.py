@@ -90,6 +90,12 @@ def run_of_shard(file: str) -> str | None:
     return match["run_id"] if match else None
 
 
+def attempt_of_shard(file: str) -> str | None:
+    """The attempt that wrote a shard, if its name tells: `attempt` of `shard_name`."""
+    match = _SHARD.fullmatch(file)
+    return f"{match['run_id']}.{match['token']}" if match and match["run_id"] else None
+
+
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """Whose checkpoint it is, and what each file must turn out to be."""

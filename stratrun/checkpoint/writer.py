@@ -1,8 +1,29 @@
-"""One attempt to write a checkpoint, and the removal of one."""
+"""One attempt to write a checkpoint.
 
+What may be relied on, whoever else is at work: dead or alive, of this run or another. On local disk an
+attempt has a folder of its own until it is whole, and takes its place in one step that only one can take.
+Stores without rename have nothing of the kind, so there the order and the names of files do it:
+
+1. Shards bear the name of their attempt. Nobody else writes or removes them, but a later process of the
+   same run that takes the attempt for dead.
+2. ``state.json`` comes next, and only where no file without such a name is there. It is created
+   exclusively and names the attempt, so of several attempts one goes on; then index, manifest and, once
+   all has been seen in place again, the marker, each exclusively as well. So marker and manifest
+   are always those of one attempt.
+3. An attempt that gives up removes its shards and what it has created itself, and once the marker
+   is on its way nothing: should it have come, the checkpoint is whole; else a later process clears up.
+4. What other runs have begun is left in place. A new attempt goes on beside their shards, and refuses where
+   they have come to step 2.
+5. A whole checkpoint is removed by the retention of its run alone, marker first.
+
+One gap is left, as no store looks and writes in one step: a process that was given up may live on, and set
+its marker in the moment after a later one of the same run has removed its files. Then the digests do not
+fit. Readers see that and take the one before, and the next save of that step writes it anew.
+"""
+
+import errno
 import logging
 import platform
-import re
 import secrets
 from collections import defaultdict
 from collections.abc import Mapping
@@ -14,6 +35,7 @@ from stratrun.checkpoint import index as indexing
 from stratrun.checkpoint import layout
 from stratrun.checkpoint.index import Entry, Index, Slice
 from stratrun.checkpoint.layout import Digest, Manifest
+from stratrun.checkpoint.remains import COMMON, STAGING, drop_if_empty, remove_files
 from stratrun.errors import CheckpointError, StratrunError
 from stratrun.storage import Folder
 
@@ -26,9 +48,8 @@ if TYPE_CHECKING:  # a second of imports, for what only a save needs
 _LOG = logging.getLogger("stratrun.checkpoint")
 # Seconds for each step of removing what a failed save has written.
 _CLEARING = 3.0
-_STAGING = ".staging"
-_TRASH = ".trash"
-_BEGUN = re.compile(re.escape(_STAGING) + r"-step-[0-9]+\.([A-Za-z0-9_-]{1,64})\.[0-9a-f]+")
+# By these a store says that it has not done what was asked.
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class Attempt:
@@ -46,9 +67,12 @@ class Attempt:
         self._run_id = run_id
         self._token = token
         self._name = layout.name_of(step)
-        self._place = f"{_STAGING}-{self._name}.{run_id}.{token}" if root.is_local else self._name
+        self._place = f"{STAGING}-{self._name}.{run_id}.{token}" if root.is_local else self._name
         self.folder = root.child(self._place)
         self._writer: ShardWriter | None = None
+        self._created: dict[str, bytes] = {}
+        self._mark = b""
+        self._may_exist = False
 
     def writer(self, rank: int = 0, world_size: int = 1, own: Any = None) -> "ShardWriter":
         """What one rank writes with.
@@ -58,7 +82,7 @@ class Attempt:
         """
         from stratrun.checkpoint.storage_writer import ShardWriter
 
-        token = "" if self._root.is_local else f"{self._run_id}.{self._token}"
+        token = "" if self._root.is_local else self._title
         self._writer = ShardWriter(self.folder, rank, world_size, token, own, self.commit)
         return self._writer
 
@@ -80,33 +104,83 @@ class Attempt:
             CheckpointError: something of it is not there, or not whole.
         """
         index, shards = _index_of(metadata, results)
+        self._check_sizes(shards)
         written = {
-            layout.INDEX: index.to_json(),
+            # First, as no other attempt writes the same: who has created it may go on.
             layout.STATE: layout.to_json(self._completed(state or {}, index)),
+            layout.INDEX: index.to_json(),
         }
         files = shards | {file: layout.digest_of(data) for file, data in written.items()}
         manifest = Manifest(self._step, self._run_id, len(results), files).to_bytes()
-        for file, data in written.items():
-            self.folder.write_bytes(file, data)
+        for file, data in {**written, layout.MANIFEST: manifest}.items():
+            self._create(file, data)
         self._check_sizes(files)
-        self.folder.write_bytes(layout.MANIFEST, manifest)
         # The names of all files must be safe before the one that vouches for them.
         self.folder.sync()
-        # No other attempt may be committed in the same place, be it that both found room for it.
-        self.folder.write_bytes(layout.COMMITTED, layout.marker(manifest), exclusive=True)
+        self._vouch(layout.marker(manifest))
         if self._place != self._name:
             self.folder.sync()
             self._root.rename(self._place, self._name)
 
     def abandon(self) -> None:
-        """Remove what was written, as far as that is possible; a later save removes the rest."""
+        """Remove what was written, as far as that is possible; a later save removes the rest.
+
+        Does nothing once the checkpoint is there, or may be.
+        """
+        if self._may_exist:
+            return
         # All ranks wait for this to be told what went wrong, which may be that nothing answers.
         root = self._root.hurried(_CLEARING)
         try:
-            root.remove(f"{self._place}/{layout.COMMITTED}")
-            root.remove(self._place)
+            if self._place == self._name:
+                self._withdraw(root.child(self._place))
+                drop_if_empty(root, self._place)
+            else:
+                root.remove(self._place)
         except (OSError, StratrunError) as error:
             _LOG.warning("an unfinished checkpoint in %s was not removed: %s", self._root, error)
+
+    @property
+    def _title(self) -> str:
+        return f"{self._run_id}.{self._token}"
+
+    def _create(self, file: str, data: bytes) -> None:
+        """Write a file that all attempts call the same, unless another has written it."""
+        self._created[file] = data
+        try:
+            self.folder.write_bytes(file, data, exclusive=self._place == self._name)
+        except FileExistsError as error:
+            del self._created[file]
+            raise self._taken(file) from error
+
+    def _vouch(self, mark: bytes) -> None:
+        # No answer may come, and the marker all the same. Locally, only the renamed one counts.
+        self._mark, self._may_exist = mark, self._place == self._name
+        try:
+            self.folder.write_bytes(layout.COMMITTED, mark, exclusive=True)
+        except FileExistsError as error:
+            self._may_exist = False
+            raise self._taken(layout.COMMITTED) from error
+        except OSError as error:
+            self._may_exist = self._may_exist and error.errno not in _REFUSALS
+            raise
+
+    def _withdraw(self, folder: Folder) -> None:
+        """Remove what this attempt has put among files of others."""
+        sizes = folder.sizes()
+        if layout.COMMITTED in sizes and folder.read_bytes(layout.COMMITTED) == self._mark:
+            return
+        remove_files(folder, [file for file in sizes if layout.attempt_of_shard(file) == self._title])
+        for file, data in reversed(self._created.items()):
+            # Of another attempt's, were this one's gone by now, nothing may be removed.
+            if sizes.get(file) == len(data) and folder.read_bytes(file) == data:
+                folder.remove(file)
+
+    def _taken(self, file: str) -> CheckpointError:
+        return CheckpointError(
+            f"{self._root.child(self._name)} has a {file} that another process has written meanwhile; "
+            "is this run started twice, or has another one the same work_dir?"
+        )
 
     def _completed(self, state: Mapping[str, Any], index: Index) -> dict[str, Any]:
         kept = self._writer.owns if self._writer else []
@@ -114,11 +188,19 @@ class Attempt:
             "shared": state["shared"] if "shared" in state else _by_name(index),
             "ranks": state.get("ranks", kept),
             "meta": state.get("meta", {}),
-            "written_by": {"torch": str(torch.__version__), "python": platform.python_version()},
+            "written_by": {
+                "torch": str(torch.__version__),
+                "python": platform.python_version(),
+                "attempt": self._title,
+            },
         }
 
     def _check_sizes(self, files: Mapping[str, Digest]) -> None:
+        """See that the files are there, and beside this attempt's none that another would have created."""
         found = self.folder.sizes()
+        foreign = COMMON & found.keys() - self._created.keys()
+        if foreign:
+            raise self._taken(min(foreign))
         for file, digest in files.items():
             if found.get(file) != digest.size:
                 seen = f"{found[file]} bytes of it" if file in found else "nothing of it"
@@ -160,47 +242,3 @@ def _by_name(index: Index) -> dict[str, Any]:
 
 def new_token() -> str:
     return secrets.token_hex(4)
-
-
-def discard(root: Folder, name: str, run_id: str) -> None:
-    """Remove a checkpoint so that no half of it is ever taken for a whole."""
-    if root.is_local:
-        trash = f"{_TRASH}-{name}.{run_id}.{new_token()}"
-        root.rename(name, trash)
-        root.remove(trash)
-    else:
-        root.remove(f"{name}/{layout.COMMITTED}")
-        root.remove(name)
-
-
-def leftovers(root: Folder, run_id: str) -> list[str]:
-    """What earlier attempts of this run have left in a folder when they were killed."""
-    names = root.names()
-    if root.is_local:
-        begun = (f"{_STAGING}-", f"{_TRASH}-")
-        return [name for name in names if name.startswith(begun) and name.split(".")[2:3] == [run_id]]
-    return [name for name in names if layout.step_of(name) is not None and _is_dead(root.child(name), run_id)]
-
-
-def unfinished_run(root: Folder) -> str | None:
-    """The run that last began a checkpoint on local disk and did not finish it; None where none is begun."""
-    if not root.is_local:
-        return None  # there a later save at the same step makes room
-    begun = map(_BEGUN.fullmatch, sorted(root.names()))
-    runs = [found[1] for found in begun if found]
-    return runs[-1] if runs else None
-
-
-def _is_dead(folder: Folder, run_id: str) -> bool:
-    """Whether a folder is no checkpoint, and all in it that tells whose it is tells this run."""
-    files = folder.names()
-    if layout.COMMITTED in files:
-        return False
-    runs = {layout.run_of_shard(file) for file in files if layout.is_shard(file)}
-    if layout.MANIFEST in files:
-        try:
-            data = folder.read_bytes(layout.MANIFEST, layout.MANIFEST_LIMIT)
-            runs.add(Manifest.parse(data).run_id)
-        except (OSError, StratrunError):
-            return False
-    return runs == {run_id}

@@ -8,7 +8,7 @@ from typing import Any
 from stratrun.checkpoint import look_into, missing
 from stratrun.checkpoint.agreement import decided_by_main
 from stratrun.checkpoint.parts import LoadFrom
-from stratrun.checkpoint.writer import unfinished_run
+from stratrun.checkpoint.remains import unfinished_run
 from stratrun.distributed import Collectives
 from stratrun.errors import CheckpointNotFoundError
 from stratrun.runner import persistence

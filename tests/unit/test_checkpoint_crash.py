@@ -199,8 +199,8 @@ def test_everything_is_on_disk_before_the_marker_and_the_marker_before_the_name(
     assert Path(told[6].target).name == "COMMITTED"
     assert [(one.name, name) for one, name in zip(told, names, strict=True) if one.path != marker] == [
         ("fsync", "shard-00000-of-00001.safetensors"),
-        ("fsync", "index.json"),
         ("fsync", "state.json"),
+        ("fsync", "index.json"),
         ("fsync", "manifest.json"),
         ("fsync", "step-00000007"),
         ("fsync", "step-00000007"),

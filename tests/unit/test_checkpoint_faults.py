@@ -1,7 +1,6 @@
 """A save that meets an error at any of its operations says so, and leaves what was there before."""
 
 import errno
-import hashlib
 import os
 import shutil
 
@@ -57,32 +56,6 @@ def test_an_error_at_any_operation_is_raised_and_the_older_one_stays(tmp_path, n
     assert {"mkdir", "open", "pwrite", "write", "fsync", "rename"} <= set(failed)
     # Of the others, all made a folder that was there.
     assert len(failed) > 25
-
-
-def digest_of(root):
-    """Of all that lies in a folder: names, bytes and times."""
-    hashed = hashlib.sha256()
-    for path in sorted(root.rglob("*")):
-        hashed.update(f"{path}{path.stat().st_mtime_ns}".encode())
-        hashed.update(path.read_bytes() if path.is_file() else b"")
-    return hashed.hexdigest()
-
-
-def test_two_runs_that_share_a_root_leave_each_others_files_alone(tmp_path):
-    first, second = checkpointer(tmp_path, "first"), checkpointer(tmp_path, "second")
-    for step in (10, 20, 30):
-        first.save(step, shared_state(step))
-    # Of a save that is under way, or was killed, in the other process.
-    shutil.copytree(tmp_path / "step-00000010", tmp_path / ".staging-step-00000040.first.0a")
-    before = {path.name: digest_of(path) for path in tmp_path.iterdir()}
-    for step in (11, 21, 31):
-        second.save(step, shared_state(step), keep_last=1)
-    with pytest.raises(CheckpointError, match="saved by the other run 'first'; choose another work_dir"):
-        second.save(30, shared_state(0))
-    assert {path.name: digest_of(path) for path in tmp_path.iterdir() if path.name in before} == before
-    assert committed_steps(Folder(tmp_path)) == [10, 20, 30, 31]
-    first.save(50, shared_state(50), keep_last=1)
-    assert committed_steps(Folder(tmp_path)) == [31, 50]
 
 
 def in_bucket(s3, run_id, **options):

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from stratrun.checkpoint import Attempt, SnapshotPlanner, index, layout, shards
-from stratrun.checkpoint.writer import leftovers
+from stratrun.checkpoint.remains import leftovers
 from stratrun.errors import CheckpointCorruptedError, CheckpointError, StorageError
 from stratrun.storage import Folder
 from tests.checkpoints import odd_tensors, same, save_tensors

@@ -161,7 +161,7 @@ def _kept(run: list[Entry], policy: Policy) -> set[str]:
 
 def _delete(folder: Folder, entries: list[Entry]) -> None:
     # Only now: it imports torch, which takes seconds.
-    from stratrun.checkpoint.writer import discard
+    from stratrun.checkpoint.remains import discard
 
     for entry in entries:
         if entry.state in _UNFINISHED:
