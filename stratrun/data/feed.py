@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from stratrun.data.source import Cursor, Setting, Source
+from stratrun.data.source import Cursor, Setting, Source, refuse_other_data
 from stratrun.errors import DataError
 from stratrun.state import BatchInfo
 
@@ -75,6 +75,11 @@ class Feed:
         return self._source.left(self._cursor) is not None
 
     @property
+    def epoch_length(self) -> int | None:
+        """Batches of this rank in an epoch that begins now; None when unknown."""
+        return self._source.left(Cursor(self._cursor.epoch + 1))
+
+    @property
     def dataset(self) -> Any:
         """What the samples come from, as the user gave it."""
         return self._source.dataset
@@ -127,6 +132,7 @@ class Feed:
             "epoch": cursor.epoch,
             "consumed": cursor.consumed,
             "batches": cursor.batches,
+            "kind": self._source.kind,
             **self._source.state(cursor),
         }
 
@@ -137,6 +143,8 @@ class Feed:
             DataError: the samples still to come cannot be told.
         """
         cursor = Cursor(state["epoch"], state["consumed"], state["batches"])
+        kind = self._source.kind
+        refuse_other_data("kind", state.get("kind", kind), kind, cursor, self._setting)
         changed = self._source.go_on(state, cursor)
         self._cursor, self._in_hand, self._ended, self._pass = cursor, None, False, None
         self._resumed = f"; {changed}" if changed else ""

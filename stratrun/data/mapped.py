@@ -10,13 +10,15 @@ from stratrun.data.options import LoaderOptions
 from stratrun.data.order import Order, Plan, Share, epoch_order, indices_at
 from stratrun.data.reader import length_of, map_reader
 from stratrun.data.seeding import BatchKey, draws_nothing
-from stratrun.data.source import Cursor, Setting, Source, other_batches
+from stratrun.data.source import Cursor, Setting, Source, other_batches, refuse_other_data
 from stratrun.errors import DataError
 from stratrun.seed import derive_seed
 
 
 class OrderedSource(Source):
     """A data set in an order that is a function of (seed, epoch), from any position at once."""
+
+    kind = "a data set with an index"
 
     def __init__(self, dataset: Any, options: LoaderOptions, setting: Setting, *, shuffle: bool) -> None:
         self.dataset = dataset
@@ -87,16 +89,8 @@ class OrderedSource(Source):
         self._seed = state.get("seed", self._seed)
         unit = "samples" if self._options.batch_size is not None else "items of the data set"
         told = other_batches(state.get("global_batch"), self._plan.global_batch, unit)
-        if not cursor.consumed:
-            return told
         for key, now in (("samples", self._plan.samples), ("shuffle", self._shuffle)):
-            then = state.get(key, now)
-            if then != now:
-                raise DataError(
-                    f"{self._setting.name}: the checkpoint was taken at sample {cursor.consumed} of an epoch "
-                    f"with {key}={then!r}, and now {key}={now!r}: the rest of that epoch cannot be told; "
-                    "restore the data as it was, or take the weights only, with load_from"
-                )
+            refuse_other_data(key, state.get(key), now, cursor, self._setting)
         return told
 
     def close(self) -> None:

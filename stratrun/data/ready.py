@@ -8,7 +8,15 @@ from torch.utils.data import IterableDataset
 
 from stratrun.data.batch import batch_size_of
 from stratrun.data.order import Share
-from stratrun.data.source import Cursor, Setting, Source, enter_epoch, refuse_other_ranks
+from stratrun.data.source import (
+    Cursor,
+    Setting,
+    Source,
+    ended_early,
+    enter_epoch,
+    from_batch,
+    refuse_other_ranks,
+)
 from stratrun.errors import DataError
 from stratrun.seed import HostRng, derive_seed
 
@@ -21,6 +29,8 @@ class ReadySource(Source):
     What runs while it is iterated draws from generators of its own, seeded by the epoch, so that
     skipping what a resumed run has done leads to the same batches.
     """
+
+    kind = "batches that come ready"
 
     def __init__(self, batches: Any, setting: Setting) -> None:
         self.dataset = getattr(batches, "dataset", batches)
@@ -35,9 +45,11 @@ class ReadySource(Source):
             enter_epoch(part, epoch)
         if isinstance(self._batches, list | tuple):
             # Nothing runs while a list is iterated, and it can be entered anywhere.
+            if len(self._batches) < cursor.batches:
+                raise ended_early(cursor.batches, len(self._batches), "batches", self._setting)
             return _with_shares(islice(self._batches, cursor.batches, None), cursor, self._setting)
         batches = _apart(self._open, derive_seed(self._seed, "batches", self._setting.purpose, epoch))
-        return _with_shares(islice(batches, cursor.batches, None), cursor, self._setting)
+        return _with_shares(from_batch(batches, cursor.batches, 0, self._setting), cursor, self._setting)
 
     def left(self, cursor: Cursor) -> int | None:
         if isinstance(getattr(self._batches, "dataset", None), IterableDataset):
@@ -77,6 +89,8 @@ class StatefulSource(Source):
     The state is that of this rank and goes with the checkpoint under the key `loader`.
     """
 
+    kind = "a loader that keeps its own position"
+
     def __init__(self, loader: Any, setting: Setting) -> None:
         self.dataset = getattr(loader, "dataset", loader)
         self._loader = loader
@@ -95,7 +109,7 @@ class StatefulSource(Source):
             self._find(cursor)
         done = self._mark[1]
         self._epoch, self._drawn, self._behind = cursor.epoch, done, False
-        batches = islice(self._counted(), cursor.batches - done, None)
+        batches = from_batch(self._counted(), cursor.batches, done, self._setting)
         return _with_shares(batches, cursor, self._setting)
 
     def left(self, cursor: Cursor) -> None:

@@ -12,7 +12,14 @@ from stratrun.data.options import LoaderOptions
 from stratrun.data.order import Share
 from stratrun.data.reader import length_of, map_reader
 from stratrun.data.seeding import BatchKey
-from stratrun.data.source import Cursor, Setting, Source, enter_epoch, refuse_other_ranks
+from stratrun.data.source import (
+    Cursor,
+    Setting,
+    Source,
+    ended_early,
+    enter_epoch,
+    refuse_other_ranks,
+)
 from stratrun.seed import HostRng, derive_seed
 
 
@@ -22,6 +29,8 @@ class SampledSource(Source):
     The sampler is left alone but for `set_epoch`, and for generators of its own: equally seeded on
     every rank, so that an epoch can be repeated to find a position in it.
     """
+
+    kind = "a sampler of your own"
 
     def __init__(self, dataset: Any, sampler: Any, options: LoaderOptions, setting: Setting) -> None:
         length_of(dataset, setting.name)
@@ -114,6 +123,8 @@ class _SampledKeys(Iterable[BatchKey]):
             with rng:
                 batch = next(batches, None)
             if batch is None:
+                if number < self._skip:
+                    raise ended_early(self._skip, number, "batches", self._setting)
                 return
             indices = list(batch)
             stop = count + len(indices)

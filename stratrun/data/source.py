@@ -3,10 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import islice
+from typing import Any, ClassVar, TypeVar
 
 from stratrun.data.order import Share
 from stratrun.errors import DataError
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -46,6 +49,8 @@ class Source(ABC):
     not keep the position, nor know of devices.
     """
 
+    kind: ClassVar[str]
+    """What a position in it is a position in: one within an epoch means nothing to another kind."""
     dataset: Any = None
     _seed: int
 
@@ -97,6 +102,38 @@ def other_batches(then: int | None, now: int, unit: str = "samples") -> str:
     if then in (None, now):
         return ""
     return f"a global batch was {then} {unit}, and is {now} from here on"
+
+
+def refuse_other_data(what: str, then: object, now: object, cursor: Cursor, setting: Setting) -> None:
+    """Raises DataError where data is not what it was, and the position lies within an epoch."""
+    if cursor.batches and then != now:
+        done = f"sample {cursor.consumed}" if cursor.consumed else f"batch {cursor.batches}"
+        raise DataError(
+            f"{setting.name}: the checkpoint was taken at {done} of an epoch "
+            f"with {what}={then!r}, and now {what}={now!r}: the rest of that epoch cannot be told; "
+            "restore the data as it was, or take the weights only, with load_from"
+        )
+
+
+def ended_early(position: int, found: int, unit: str, setting: Setting) -> DataError:
+    """What to raise where data ends before the position that was to be gone on from."""
+    return DataError(
+        f"{setting.name}: the checkpoint was taken after {position} {unit} of an epoch, and the data now "
+        f"ends after {found}: the rest of that epoch cannot be told; restore the data as it was, or take "
+        "the weights only, with load_from"
+    )
+
+
+def from_batch(batches: Iterator[T], position: int, done: int, setting: Setting) -> Iterator[T]:
+    """What is left after `position` batches of an epoch, `done` of which `batches` leaves out.
+
+    Raises:
+        DataError: there are fewer.
+    """
+    skipped = done + sum(1 for _ in islice(batches, position - done))
+    if skipped < position:
+        raise ended_early(position, skipped, "batches", setting)
+    yield from batches
 
 
 def refuse_other_ranks(what: str, state: Mapping[str, Any], cursor: Cursor, setting: Setting) -> None:

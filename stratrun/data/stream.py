@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -13,7 +15,16 @@ from stratrun.data.options import LoaderOptions
 from stratrun.data.order import Share, split
 from stratrun.data.reader import Only, Reader, unchanged
 from stratrun.data.seeding import sample_seed
-from stratrun.data.source import Cursor, Setting, Source, enter_epoch, other_batches, refuse_other_ranks
+from stratrun.data.source import (
+    Cursor,
+    Setting,
+    Source,
+    ended_early,
+    enter_epoch,
+    from_batch,
+    other_batches,
+    refuse_other_ranks,
+)
 from stratrun.errors import DataError
 from stratrun.seed import HostRng, derive_seed, seed_host
 
@@ -22,12 +33,24 @@ Taken = tuple[Any, tuple[int, int, int, int]]
 """A batch, and its first position, the step between positions, its size and its total."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """In place of batches: the stream has ended before the position to begin at.
+
+    Handed on rather than raised, as torch would wrap what is raised in a worker.
+    """
+
+    samples: int
+
+
 class StreamSource(Source):
     """An iterable data set, read whole by every rank, each keeping every w-th sample.
 
     So all ranks see where it ends, without a word between them. Its length, if it claims one, is
     not relied upon.
     """
+
+    kind = "a stream"
 
     def __init__(self, dataset: Any, options: LoaderOptions, setting: Setting) -> None:
         self.dataset = dataset
@@ -47,9 +70,9 @@ class StreamSource(Source):
         skip = 0 if skip_batches else self._position(cursor)
         self._batches.aim(epoch, skip, base)
         batches = self._reader.read(base)
-        for _ in range(skip_batches):
-            next(batches, None)
-        return map(self._with_share, batches)
+        if skip_batches:
+            batches = from_batch(batches, skip_batches, 0, self._setting)
+        return (self._with_share(taken, skip) for taken in batches)
 
     def left(self, cursor: Cursor) -> None:
         return None
@@ -105,7 +128,9 @@ class StreamSource(Source):
             return cursor.batches * (self._options.batch_size or 1)
         return cursor.consumed
 
-    def _with_share(self, taken: Taken) -> tuple[Any, Share]:
+    def _with_share(self, taken: Taken | Ended, skip: int) -> tuple[Any, Share]:
+        if isinstance(taken, Ended):
+            raise ended_early(skip, taken.samples, "samples", self._setting)
         batch, (first, step, size, total) = taken
         setting = self._setting
         positions = range(first, first + size * step, step)
@@ -144,7 +169,7 @@ class StreamBatches(IterableDataset[Any]):
         """Say what the next iteration is to read."""
         self._aim.copy_(torch.tensor([epoch, skip, base]))
 
-    def __iter__(self) -> Iterator[Taken]:
+    def __iter__(self) -> Iterator[Taken | Ended]:
         epoch, skip, base = self._aim.tolist()
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
@@ -152,8 +177,10 @@ class StreamBatches(IterableDataset[Any]):
         enter_epoch(self.dataset, epoch)
         with self._rng():
             samples = self._seeded_iter(base)
-            for _ in range(skip):
-                next(samples, None)
+            skipped = sum(1 for _ in islice(samples, skip))
+        if skipped < skip:
+            yield Ended(skipped)
+            return
         start = skip
         while True:
             with self._rng():
