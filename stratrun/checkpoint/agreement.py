@@ -12,26 +12,35 @@ LOOK_EVERY = 1.0
 """Seconds between two looks at what other ranks report."""
 
 
-def together(ranks: Collectives, what: str, action: Callable[[], T]) -> T:
+def together(ranks: Collectives, what: str, action: Callable[[], T], *, plainly: bool = False) -> T:
     """Run an action on every rank and return its result once all have succeeded.
+
+    Args:
+        plainly: Errors say by themselves what of: they stay as they are, and the same on all is told once.
 
     Raises:
         CheckpointError: it failed on some rank; the same class of error on all of them.
     """
-    error: CheckpointError | None = None
+    error: Exception | None = None
     result: T | None = None
     try:
         result = action()
     except Exception as cause:
-        error = _as_ours(cause, what if ranks.world_size == 1 else "")
-        error.__cause__ = cause
+        error = cause
+        if not plainly:
+            error = _as_ours(cause, what if ranks.world_size == 1 else "")
+            error.__cause__ = cause
+    if plainly:
+        told = ranks.gather(None if error is None else str(error))
+        if error is not None and set(told) == {str(error)}:
+            raise error
     ranks.agree(error, what)
     return cast(T, result)
 
 
-def decided_by_main(ranks: Collectives, what: str, action: Callable[[], T]) -> T:
+def decided_by_main(ranks: Collectives, what: str, action: Callable[[], T], *, plainly: bool = False) -> T:
     """Run an action on the main rank alone and give its result to all."""
-    result = together(ranks, what, lambda: action() if ranks.is_main else None)
+    result = together(ranks, what, lambda: action() if ranks.is_main else None, plainly=plainly)
     return cast(T, ranks.from_main(result))
 
 

@@ -2,8 +2,9 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
+from stratrun.checkpoint.agreement import decided_by_main, together
 from stratrun.checkpoint.discovery import newest_in
 from stratrun.checkpoint.mapping import Fit, fit, refuse
 from stratrun.checkpoint.moments import fit_optimizer, refuse_other_class, with_options
@@ -132,7 +133,17 @@ class _Loading:
 
     def plan(self, part: str) -> list[Apply]:
         """What is to be done for a part. See `PARTS` for the order."""
-        return list(getattr(self, f"_{part}")())
+        plans = {
+            "model": self._model,
+            "optimizer": self._optimizer,
+            "scheduler": self._scheduler,
+            "precision": self._precision,
+            "counters": self._counters,
+            "hooks": self._hooks,
+            "data": self._data,
+            "rng": self._rng,
+        }
+        return plans[part]()
 
     @functools.cached_property
     def _weights(self) -> tuple[Fit, dict[str, Any]]:
@@ -297,20 +308,9 @@ def _prefixed(wanted: LoadFrom, action: Callable[[], T]) -> T:
 
 
 def _agreed(ranks: Collectives, action: Callable[[], T]) -> T:
-    """Run it on every rank, and have all go on, or none. What is wrong everywhere is told once."""
-    error: Exception | None = None
-    try:
-        result = action()
-    except Exception as caught:
-        error = caught
-    told = ranks.gather(None if error is None else str(error))
-    if error is not None and set(told) == {str(error)}:
-        raise error
-    ranks.agree(error, "load_from")
-    return result
+    return together(ranks, "load_from", action, plainly=True)
 
 
 def _by_main(ranks: Collectives, action: Callable[[], T]) -> T:
     """What the main rank finds: others may look a moment later, and find more."""
-    found = _agreed(ranks, lambda: action() if ranks.is_main else None)
-    return cast(T, ranks.from_main(found))
+    return decided_by_main(ranks, "load_from", action, plainly=True)
