@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import threading
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
@@ -24,7 +23,6 @@ from stratrun.errors import CheckpointError, ConfigError
 from stratrun.storage import Folder
 
 _LOG = logging.getLogger("stratrun.checkpoint")
-_RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Checkpointer:
@@ -49,7 +47,7 @@ class Checkpointer:
             saving: Exchanges for saves alone, which need them to go on beside the run.
             deadline: Seconds that a save may take.
         """
-        if not _RUN_ID.fullmatch(run_id):
+        if not layout.RUN_ID.fullmatch(run_id):
             raise ConfigError(f"run_id={run_id!r} must be 1 to 64 letters, digits, '-' or '_'")
         self.folder = folder
         self.run_id = run_id

@@ -5,12 +5,12 @@ from collections.abc import Collection
 
 from stratrun.checkpoint import layout
 from stratrun.checkpoint.discovery import committed_steps
-from stratrun.checkpoint.layout import Manifest
+from stratrun.checkpoint.opening import owner_of
 from stratrun.checkpoint.reader import StoredCheckpoint, damage
 from stratrun.checkpoint.remains import discard_own, leftovers, make_way
 from stratrun.checkpoint.retention import superfluous
 from stratrun.checkpoint.writer import new_token
-from stratrun.errors import CheckpointError, StratrunError
+from stratrun.errors import CheckpointError
 from stratrun.storage import Folder
 
 _LOG = logging.getLogger("stratrun.checkpoint")
@@ -91,10 +91,5 @@ class Holdings:
 
     def _owner(self, step: int) -> str | None:
         if step not in self._owners:
-            manifest = f"{layout.name_of(step)}/{layout.MANIFEST}"
-            try:
-                data = self._folder.read_bytes(manifest, layout.MANIFEST_LIMIT)
-                self._owners[step] = Manifest.parse(data).run_id
-            except (StratrunError, FileNotFoundError):
-                self._owners[step] = None
+            self._owners[step] = owner_of(self._folder.child(layout.name_of(step)))
         return self._owners[step]

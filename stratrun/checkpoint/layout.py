@@ -34,9 +34,10 @@ OF_SHARDS = "sha256_of_header_and_block_crc32s"
 MANIFEST_LIMIT = 64 << 20
 JSON_LIMIT = 1 << 30
 
+RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _STEP = re.compile(r"step-(\d{8,18})")
 # The attempt that wrote a shard is named by the run and a token, on stores without rename.
-_ATTEMPT = r"(?:\.(?P<run_id>[A-Za-z0-9_-]{1,64})\.(?P<token>[0-9a-zA-Z]{1,32}))?"
+_ATTEMPT = rf"(?:\.(?P<run_id>{RUN_ID.pattern})\.(?P<token>[0-9a-zA-Z]{{1,32}}))?"
 _SHARD = re.compile(rf"shard-\d{{5,9}}-of-\d{{5,9}}(?:-part-\d)?{_ATTEMPT}\.safetensors")
 
 
@@ -138,6 +139,11 @@ class Manifest:
         kinds = (type(made.step), type(made.run_id), type(made.world_size))
         if kinds != (int, str, int) or not {INDEX, STATE} <= files.keys():
             raise CheckpointCorruptedError(f"{MANIFEST} is incomplete")
+        if made.step < 0 or made.world_size < 1 or not RUN_ID.fullmatch(made.run_id):
+            raise CheckpointCorruptedError(
+                f"{MANIFEST} is of no run: step {made.step}, run_id {made.run_id[:100]!r} and "
+                f"world_size {made.world_size}"
+            )
         files.update({name: Digest.parse(name, fields) for name, fields in files.items()})
         return made
 

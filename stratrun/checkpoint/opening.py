@@ -1,12 +1,15 @@
 """Marker, manifest and what the manifest vouches for, of a checkpoint that nobody needs to trust."""
 
-from collections.abc import Mapping
+import errno
+import os
+import stat
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from stratrun.checkpoint import layout
 from stratrun.checkpoint.layout import Manifest
 from stratrun.checkpoint.skeleton import unflatten
-from stratrun.errors import CheckpointCorruptedError, ConfigError
+from stratrun.errors import CheckpointCorruptedError, CheckpointError, ConfigError
 from stratrun.storage import Folder
 
 
@@ -20,7 +23,7 @@ def open_manifest(folder: Folder) -> Manifest:
     for file in (layout.COMMITTED, layout.MANIFEST):
         if file not in sizes:
             raise CheckpointCorruptedError(f"{file} is missing")
-    _refuse_links(folder, [layout.COMMITTED, layout.MANIFEST])
+    _refuse_others(folder, [layout.COMMITTED, layout.MANIFEST])
     data = _read(folder, layout.MANIFEST, layout.MANIFEST_LIMIT)
     mark = layout.marker(data)
     found = _read(folder, layout.COMMITTED, len(mark))
@@ -34,8 +37,25 @@ def open_manifest(folder: Folder) -> Manifest:
         if sizes.get(file) != digest.size:
             seen = f"has {sizes[file]} bytes, not {digest.size}" if file in sizes else "is missing"
             raise CheckpointCorruptedError(f"{file} {seen}")
-    _refuse_links(folder, manifest.files)
+    _refuse_others(folder, manifest.files)
     return manifest
+
+
+def owner_of(folder: Folder) -> str | None:
+    """The run that a manifest tells, be the checkpoint whole or not; None where there is nothing that tells.
+
+    Raises:
+        StorageError: it could not be fetched, and may tell later.
+    """
+    try:
+        _refuse_others(folder, [layout.MANIFEST])
+        return Manifest.parse(_read(folder, layout.MANIFEST, layout.MANIFEST_LIMIT)).run_id
+    except (CheckpointError, FileNotFoundError, IsADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.EIO:  # a disk says that for good
+            return None
+        raise
 
 
 def read_json(folder: Folder, file: str, manifest: Manifest) -> dict[str, Any]:
@@ -69,9 +89,13 @@ def _read(folder: Folder, file: str, limit: int) -> bytes:
         raise CheckpointCorruptedError(f"{file} has more than the {limit} bytes that it may have") from error
 
 
-def _refuse_links(folder: Folder, files: Any) -> None:
-    """A link could have the run read, and take for its own, what lies anywhere."""
+def _refuse_others(folder: Folder, files: Iterable[str]) -> None:
+    """Of a link could be read what lies anywhere; a pipe or a device may never come to an end."""
     place = folder.local_path()
-    for file in files if place is not None else ():
-        if (place / file).is_symlink():
-            raise CheckpointCorruptedError(f"{file} is a link; a checkpoint holds its own files")
+    if place is None:
+        return
+    for file in files:
+        mode = os.lstat(place / file).st_mode
+        if not stat.S_ISREG(mode):
+            kind = "a link" if stat.S_ISLNK(mode) else "no file"
+            raise CheckpointCorruptedError(f"{file} is {kind}; a checkpoint holds its own files")

@@ -5,12 +5,12 @@ What must not be removed is told in `stratrun.checkpoint.writer`.
 
 import re
 import secrets
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from stratrun.checkpoint import layout
-from stratrun.checkpoint.layout import Manifest
-from stratrun.errors import CheckpointError, ConfigError
+from stratrun.checkpoint.opening import owner_of
+from stratrun.errors import CheckpointError
 from stratrun.storage import Folder
 
 STAGING = ".staging"
@@ -40,7 +40,7 @@ def make_way(root: Folder, name: str, run_id: str) -> None:
     """
     folder = root.child(name)
     files = folder.names()
-    owner = _owner_of(folder, files)
+    owner = owner_of(folder)
     others = {run for run in (owner, *map(layout.run_of_shard, files)) if run not in (None, run_id)}
     if others and owner != run_id and (root.is_local or not COMMON.isdisjoint(files)):
         raise CheckpointError(
@@ -82,7 +82,7 @@ def unfinished_run(root: Folder) -> str | None:
         folder = root.child(name)
         files = folder.names()
         shards = sorted(filter(None, map(layout.run_of_shard, files)))
-        owner = _owner_of(folder, files) or (shards[-1] if shards else None)
+        owner = owner_of(folder) or (shards[-1] if shards else None)
         if layout.COMMITTED not in files and owner is not None:
             return owner
     return None
@@ -95,18 +95,8 @@ def _is_dead(folder: Folder, run_id: str) -> bool:
         return False
     runs = {layout.run_of_shard(file) for file in files if layout.is_shard(file)}
     if layout.MANIFEST in files:
-        runs.add(_owner_of(folder, files))
+        runs.add(owner_of(folder))
     return runs == {run_id}
-
-
-def _owner_of(folder: Folder, files: Collection[str]) -> str | None:
-    """The run that the manifest tells; None where there is none, or one that tells nothing."""
-    if layout.MANIFEST not in files:
-        return None
-    try:
-        return Manifest.parse(folder.read_bytes(layout.MANIFEST, layout.MANIFEST_LIMIT)).run_id
-    except (CheckpointError, ConfigError, FileNotFoundError, IsADirectoryError):
-        return None
 
 
 def remove_files(folder: Folder, files: Iterable[str]) -> None:

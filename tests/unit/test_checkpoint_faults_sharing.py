@@ -8,7 +8,7 @@ import torch
 from stratrun.checkpoint import Attempt, SnapshotPlanner, StoredCheckpoint, layout, saving
 from stratrun.checkpoint.discovery import committed_steps
 from stratrun.checkpoint.remains import unfinished_run
-from stratrun.errors import CheckpointError, PeerError
+from stratrun.errors import CheckpointError, PeerError, StorageError
 from stratrun.storage import Folder, Retry
 from tests.checkpoints import checkpointer, same, shared_state
 
@@ -243,3 +243,19 @@ def test_two_runs_that_share_a_root_leave_each_others_files_alone(root):
     assert committed_steps(root) == [10, 20, 30, 31]
     first.save(50, shared_state(50), keep_last=1)
     assert committed_steps(root) == [31, 50]
+
+
+def test_a_store_that_was_away_when_old_ones_were_to_go_keeps_them_only_then(root, monkeypatch, caplog):
+    for step in (1, 2, 3):
+        checkpointer(root).save(step, shared_state(step))
+    ours, real = checkpointer(root), Folder.read_bytes
+
+    def away(self, path, limit=None):
+        raise StorageError("the store is away")
+
+    monkeypatch.setattr(Folder, "read_bytes", away)
+    ours.apply_retention(1)
+    assert "was not removed: the store is away" in caplog.text
+    monkeypatch.setattr(Folder, "read_bytes", real)
+    ours.apply_retention(1)
+    assert committed_steps(root) == [3]

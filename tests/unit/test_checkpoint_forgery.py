@@ -38,23 +38,32 @@ NAMES = [
     "STATE.JSON",
     "manifest.json",
 ]
-FORGERIES = [
-    (f"names {re.escape(repr(name[:100]))}, which", lambda m, name=name: m["files"].update({name: {}}))
-    for name in NAMES
-] + [
-    (
-        "twice, but for the case",
-        lambda m: m["files"].update(
-            {f"shard-00000-of-00001.{run}.x.safetensors": shard_of(m) for run in ("run", "RUN")}
+FORGERIES = (
+    [
+        (f"names {re.escape(repr(name[:100]))}, which", lambda m, name=name: m["files"].update({name: {}}))
+        for name in NAMES
+    ]
+    + [
+        (
+            "twice, but for the case",
+            lambda m: m["files"].update(
+                {f"shard-00000-of-00001.{run}.x.safetensors": shard_of(m) for run in ("run", "RUN")}
+            ),
         ),
-    ),
-    ("it has no size and sha256", lambda m: m["files"].update({"state.json": shard_of(m)})),
-    ("it has no size and sha256_of_", lambda m: shard_of(m).update(sha256="0")),
-    ("is incomplete", lambda m: m["files"].pop("state.json")),
-    ("is incomplete", lambda m: m.update(step="1")),
-    ("is not one", lambda m: m.update(loader="os.system")),
-    ("is incomplete", lambda m: m["files"]["state.json"].update(size="1")),
-]
+        ("it has no size and sha256", lambda m: m["files"].update({"state.json": shard_of(m)})),
+        ("it has no size and sha256_of_", lambda m: shard_of(m).update(sha256="0")),
+        ("is incomplete", lambda m: m["files"].pop("state.json")),
+        ("is incomplete", lambda m: m.update(step="1")),
+        ("is not one", lambda m: m.update(loader="os.system")),
+        ("is incomplete", lambda m: m["files"]["state.json"].update(size="1")),
+        ("is of no run: step -1", lambda m: m.update(step=-1)),
+        ("world_size 0", lambda m: m.update(world_size=0)),
+    ]
+    + [
+        ("is of no run: .*run_id ", lambda m, run_id=run_id: m.update(run_id=run_id))
+        for run_id in ("", "../../evil", "a\nb", "run\n", "a.b", "x" * 65, "\u0661")
+    ]
+)
 
 
 @pytest.mark.parametrize(("message", "forge"), FORGERIES)
@@ -90,6 +99,24 @@ def test_a_link_in_the_place_of_a_file_is_refused_whatever_it_leads_to(file, fol
     os.symlink(tmp_path / "elsewhere", place)
     with pytest.raises(CheckpointCorruptedError, match=f"{file} is a link"):
         StoredCheckpoint(folder)
+
+
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize(
+    "file", ["shard-00000-of-00001.safetensors", "state.json", "manifest.json", "COMMITTED"]
+)
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_not_waited_for(file, folder):
+    place = folder.local_path() / file
+    size = place.stat().st_size
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(CheckpointCorruptedError, match=rf"{file} (is no file|has 0 bytes, not {size})"):
+        StoredCheckpoint(folder)
+    # Nor by a save in its place.
+    ours = checkpointer(folder.parent)
+    ours.save(1, shared_state(1))
+    ours.save(2, shared_state(2), keep_last=1)
+    assert ours.load().meta["step"] == 2
 
 
 def test_a_file_that_needs_more_memory_than_it_has_bytes_takes_none(folder, monkeypatch):
