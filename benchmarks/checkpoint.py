@@ -2,8 +2,9 @@
 
 Weights and Adam moments of the size given, on CPU. Each round takes every variant in turn, as disks
 drift; beside ours stand the disk's own rate (page-aligned direct writes, and plain ones, both fsynced),
-`torch.save`, and torch's distributed checkpoint. Medians over the rounds. Page caches are dropped before
-anything is read.
+`torch.save`, and torch's distributed checkpoint. Medians over the rounds. Each begins after a pause, as
+saves of a run are minutes apart: memory that was in use a moment ago is written to several times as fast
+as memory that a virtual machine has given back meanwhile. Page caches are dropped before anything is read.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from stratrun.state import BatchInfo
 from stratrun.storage import Folder
 
 _BLOCK = 16 << 20
+_PAUSE = 5.0
 State = dict[str, dict[str, Tensor]]
 Figures = dict[str, list[float]]
 
@@ -51,6 +53,12 @@ def state_of(size: int) -> State:
 
 def tensors_of(state: State) -> list[Tensor]:
     return [tensor for part in state.values() for tensor in part.values()]
+
+
+def rested(work: Callable[[], Any]) -> float:
+    """Seconds of what is done after a pause."""
+    time.sleep(_PAUSE)
+    return timed(work)
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -142,10 +150,10 @@ class Bench:
         self.note("copy of the state in memory", timed(self._copy))
         for name, direct in (("disk, direct", True), ("disk, page cache", False)):
             path = self.folder / "raw"
-            self.note(f"{name} + fsync", timed(lambda: write_raw(path, self.size, direct=direct)))  # noqa: B023
+            self.note(f"{name} + fsync", rested(lambda: write_raw(path, self.size, direct=direct)))  # noqa: B023
             path.unlink()
         path = self.folder / "torch.pt"
-        self.note("torch.save + fsync", timed(lambda: torch_save(self.state, path)))
+        self.note("torch.save + fsync", rested(lambda: torch_save(self.state, path)))
         path.unlink()
         self._stock_dcp()
         self._ours()
@@ -166,9 +174,10 @@ class Bench:
     def _ours(self) -> None:
         saver, kept = self.checkpointer, {"keep_last": 1}
         with PeakMemory() as memory:
-            self.note("ours, blocking", timed(lambda: saver.save(self._next(), self.state, **kept)))  # type: ignore[arg-type]
+            self.note("ours, blocking", rested(lambda: saver.save(self._next(), self.state, **kept)))  # type: ignore[arg-type]
         self.note("peak memory, blocking (MB)", memory.megabytes)
         with PeakMemory() as memory:
+            time.sleep(_PAUSE)
             start = time.perf_counter()
             saver.save(self._next(), self.state, background=True, **kept)  # type: ignore[arg-type]
             self.note("ours, in background: blocked", time.perf_counter() - start)
