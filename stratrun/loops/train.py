@@ -122,12 +122,12 @@ class EpochBasedTrainLoop(TrainLoop):
             val_interval=val_interval,
             dynamic_intervals=dynamic_intervals,
         )
-        if self.dataloader.sized:
-            self.max_iters = max_epochs * len(self.dataloader)
+        self._count_iters()
 
     def run(self) -> None:
         runner, max_epochs = self.runner, self.max_epochs
         assert max_epochs is not None
+        self._count_iters()
         runner.call_hooks("before_train")
         # A run that was broken off between an epoch and its validation goes on with that.
         self.validate_if_due(runner.epoch, last=runner.epoch == max_epochs)
@@ -135,6 +135,17 @@ class EpochBasedTrainLoop(TrainLoop):
             self.run_epoch()
             self.validate_if_due(runner.epoch, last=runner.epoch == max_epochs)
         runner.call_hooks("after_train")
+
+    def _count_iters(self) -> None:
+        """How many iterations it will be: those done, be it in batches of another size, and those left."""
+        feed, (done, epoch) = self.dataloader, (self.runner.iter, self.runner.epoch)
+        epochs = (self.max_epochs or 0) - epoch
+        length = feed.epoch_length
+        if length is None or epochs <= 0:
+            self.max_iters = None if length is None else done
+            return
+        begun = len(feed) - feed.batches_done if feed.epoch == epoch else length
+        self.max_iters = done + begun + (epochs - 1) * length
 
 
 @LOOPS.register_module()

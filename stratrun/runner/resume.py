@@ -1,8 +1,10 @@
 """Where a run goes on from: a checkpoint, weights, or nothing."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from stratrun.checkpoint import look_into, missing
@@ -30,9 +32,8 @@ def check(runner: RunnerContext, ranks: Collectives, form: Form, job: str) -> No
         if form.resume is False:
             runner.checkpointer.claim()
         elif form.resume != "auto":
-            given = f"resume={_shown(form.resume)!r}"
             folder = _chosen(runner, ranks, form)
-            error = _no_checkpoint(given, folder) if ranks.is_main else None
+            error = _no_checkpoint(form.resume, folder) if ranks.is_main else None
             ranks.agree(error, "resuming")
     if form.load_from is not None and not runner.has_weights:
         wanted = _wanted(form)
@@ -62,15 +63,30 @@ def _shown(given: Any) -> Any:
     return redacted(os.fspath(given)) if isinstance(given, str | os.PathLike) else given
 
 
-def _no_checkpoint(given: str, folder: Folder) -> Exception | None:
+def _no_checkpoint(resume: Any, folder: Folder) -> Exception | None:
     """Why nothing can be resumed from there. Returned, as the other ranks wait to be told."""
     try:
         look_into(folder)
     except CheckpointNotFoundError as error:
-        return CheckpointNotFoundError(f"{given}: {error}; resume='auto' starts anew where there is none")
+        return _not_found(resume, error)
     except Exception as error:
         return error
     return None
+
+
+def _not_found(resume: Any, error: CheckpointNotFoundError) -> CheckpointNotFoundError:
+    """The same, with what the user gave, and what would do."""
+    given = _shown(resume)
+    if resume is True:
+        return CheckpointNotFoundError(f"resume=True: {error}; resume='auto' starts anew where there is none")
+    if re.search(r"\.(safetensors|pth?|bin|ckpt)$", str(given).lower()):
+        return CheckpointNotFoundError(
+            f"resume={given!r} is a file of weights, and a run goes on from a checkpoint of its whole state; "
+            f"load_from={given!r} starts a new run with the weights"
+        )
+    auto = get_close_matches(str(given).lower(), ["auto"], cutoff=0.7)
+    hint = "; did you mean 'auto', the newest in work_dir if there is one?" if auto else meant(str(given))
+    return CheckpointNotFoundError(f"resume={given!r}: {error}{hint}")
 
 
 def _no_weights(wanted: LoadFrom, at: Folder) -> Exception | None:
@@ -134,9 +150,7 @@ def _resume(runner: RunnerContext, ranks: Collectives, form: Form) -> str | None
         if form.resume == "auto":
             _inherit(runner, ranks)
             return None
-        hint = "resume='auto' starts anew where there is none"
-        given = _shown(form.resume)
-        raise CheckpointNotFoundError(f"resume={given!r}: {error}; {hint}") from error
+        raise _not_found(form.resume, error) from error
     runner.reseed(loaded.shared["seed"])
     persistence.restore_shared(runner, loaded.shared)
     runner.checkpointer.claim(after=runner.iter)

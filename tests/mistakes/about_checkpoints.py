@@ -42,6 +42,29 @@ def the_run_to_resume_is_not_there(folder: Path) -> None:
     train(folder, resume=str(folder / "nowhere"))
 
 
+@mistake(CheckpointNotFoundError, "resume=", "x.safetensors", "file of weights", "load_from=", shows="built")
+def a_file_of_weights_is_to_be_resumed(folder: Path) -> None:
+    (folder / "x.safetensors").write_bytes(b"")
+    train(folder, resume="x.safetensors")
+
+
+@mistake(CheckpointNotFoundError, "resume='Auto'", "did you mean 'auto'", shows="built")
+def auto_is_written_in_another_way(folder: Path) -> None:
+    train(folder, resume="Auto")
+
+
+@mistake(
+    CheckpointNotFoundError,
+    "resume=",
+    "work/bset",
+    "did you mean the name 'best'",
+    prepare=an_earlier_run,
+    shows="built",
+)
+def the_best_to_resume_is_misspelt(folder: Path) -> None:
+    train(folder / "new", resume="work/bset")
+
+
 @mistake(
     CheckpointCorruptedError,
     "every checkpoint in",
