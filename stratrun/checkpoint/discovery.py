@@ -1,6 +1,8 @@
 """Finding checkpoints. What lies in the folder decides: no pointer file, no times of files."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import compress
 from typing import Any
 
 from stratrun.checkpoint import layout
@@ -8,12 +10,21 @@ from stratrun.errors import CheckpointNotFoundError, nearest
 from stratrun.storage import Folder
 
 IN_WORK_DIR = "checkpoints"
+AT_ONCE = 8
+"""Folders that are looked at together."""
 
 
 def committed_steps(folder: Folder) -> list[int]:
     """Steps that carry the marker, ascending."""
-    steps = [(layout.step_of(name), name) for name in folder.names()]
-    return sorted(s for s, name in steps if s is not None and folder.exists(f"{name}/{layout.COMMITTED}"))
+    steps = sorted(step for name in folder.names() if (step := layout.step_of(name)) is not None)
+
+    def is_marked(step: int) -> bool:
+        return folder.exists(f"{layout.name_of(step)}/{layout.COMMITTED}")
+
+    if folder.is_local:
+        return list(filter(is_marked, steps))
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # there may be hundreds, and each answer takes its time
+        return list(compress(steps, pool.map(is_marked, steps)))
 
 
 def look_into(start: Folder) -> tuple[str, list[int] | None]:

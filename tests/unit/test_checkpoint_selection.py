@@ -1,8 +1,11 @@
 """Names of checkpoints: what they stand for is read off the folder."""
 
+from threading import Barrier
+
 import pytest
 
 from stratrun.checkpoint import layout
+from stratrun.checkpoint.discovery import committed_steps
 from stratrun.checkpoint.selection import locate, near, path_of, resolve, split_name
 from stratrun.errors import CheckpointCorruptedError, CheckpointNotFoundError
 from stratrun.storage import Folder
@@ -152,3 +155,19 @@ def test_nonsense_in_a_checkpoint_is_no_best(place, best):
     save(place, 1, best)
     with pytest.raises(CheckpointNotFoundError):
         resolve(place, "best")
+
+
+def test_a_store_far_away_is_asked_of_several_checkpoints_at_once(monkeypatch):
+    place = Folder("memory://asked-at-once")
+    for step in (1, 2, 3, 4):
+        place.write_bytes(
+            f"{layout.name_of(step)}/{layout.COMMITTED if step != 3 else layout.MANIFEST}", b"x"
+        )
+    met, exists = Barrier(4, timeout=20), Folder.exists
+
+    def after_all_have_come(folder, path=""):
+        met.wait()
+        return exists(folder, path)
+
+    monkeypatch.setattr(Folder, "exists", after_all_have_come)
+    assert committed_steps(place) == [1, 2, 4]

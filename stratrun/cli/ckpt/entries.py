@@ -7,13 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from stratrun.checkpoint import layout
-from stratrun.checkpoint.discovery import best_steps
+from stratrun.checkpoint.discovery import AT_ONCE, best_steps
 from stratrun.checkpoint.opening import meta_of, open_manifest, read_json
 from stratrun.errors import CheckpointCorruptedError, CheckpointError, ConfigError
 from stratrun.storage import Folder
 
 _BESIDE = re.compile(r"\.(staging|trash)-(step-\d+)(?:\.([\w-]+))?.*")
-_AT_ONCE = 8
 # More than states are large; beyond it a listing goes without metrics.
 _STATE_LIMIT = 64 << 20
 
@@ -57,7 +56,7 @@ def kind_of(name: str) -> Literal["step", "staging", "trash"] | None:
 def entries_in(root: Folder) -> list[Entry]:
     """All that is there, in the order of steps, the unfinished ones of a step last."""
     names = [name for name in root.names() if kind_of(name) is not None]
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         found = list(pool.map(lambda name: entry_of(root, name), names))
     return sorted(found, key=lambda entry: (entry.step, entry.state != "committed", entry.name))
 
