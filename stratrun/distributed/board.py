@@ -1,5 +1,6 @@
 """Messages between ranks, of which none waits for another: for when one may not come."""
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,11 +25,14 @@ class Board:
         self._store = store
         self._rounds: Counter[str] = Counter()
 
-    def hear(self, label: str, text: Callable[[], str], seconds: float) -> list[str] | None:
+    def hear(
+        self, label: str, text: Callable[[], str], seconds: float, unless: str | None = None
+    ) -> list[str] | None:
         """What every rank says at this label, by rank; None if not all do within a time.
 
         Args:
             text: Gives what this rank says.
+            unless: The label of a word that, once left, tells that it is in vain to wait.
         """
         if self._world_size == 1:
             return [text()]
@@ -38,9 +42,9 @@ class Board:
         keys = [f"here/{label}/{self._rounds[label]}/{rank}" for rank in range(self._world_size)]
         try:
             self._store.set(keys[self._rank], text())
-            self._store.wait(keys, timedelta(seconds=seconds))
+            self._await(self._store, keys, seconds, unless)
             told = [self._store.get(key).decode() for key in keys]
-        except RuntimeError:  # not there in time, or the rank that has the store is gone
+        except (RuntimeError, TimeoutError):  # not there in time, or the rank that has the store is gone
             with suppress(RuntimeError):
                 self._store.delete_key(keys[self._rank])
             return None
@@ -74,6 +78,18 @@ class Board:
     def counts(self) -> list[int]:
         """How many exchanges each rank has come to, as far as it can be told; all 0 if it cannot."""
         return [self._count_of(rank) for rank in range(self._world_size)]
+
+    def _await(self, store: Store, keys: list[str], seconds: float, unless: str | None) -> None:
+        if unless is None:
+            store.wait(keys, timedelta(seconds=seconds))
+            return
+        end, pause = time.monotonic() + seconds, 0.02
+        # Not by short waits, as torch warns of each that is over.
+        while not store.check(keys):
+            if self.word(unless) is not None or time.monotonic() >= end:
+                raise TimeoutError
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)  # many ranks ask the one that has the store
 
     def _count_of(self, rank: int) -> int:
         if self._store is None:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from stratrun.checkpoint import Checkpointer
 from stratrun.checkpoint.discovery import committed_steps
-from stratrun.checkpoint.layout import name_of
+from stratrun.checkpoint.layout import name_of, step_of
 from stratrun.distributed import Collectives
 from stratrun.errors import CheckpointError
 from stratrun.runner import persistence
@@ -72,6 +72,7 @@ class Rescue:
         self._ranks = ranks
         self._whole: _Whole | None = None
         self._started_at = -1
+        self._attempts = 0
         self._updated = False
         self._optimizers: list[Optimizer] = []
         self._parameters: list[Tensor] = []
@@ -99,15 +100,19 @@ class Rescue:
         Returns:
             The URL of the checkpoint, if there is one.
         """
+        self._attempts += 1
         whole = self._whole
         if whole is None or whole.meta["iter"] == self._started_at:
+            self._leave_word(self._here("there is nothing to save yet"))
             return None
         try:
             url = self._save(error, whole, keep_last, protect)
         except _Inexact as reason:
-            self._tell(error, f"nothing was saved: {reason}; {self._newest()}")
+            self._tell(error, f"nothing was saved: {self._leave_word(str(reason))}; {self._newest()}")
         except BaseException as second:
-            self._tell(error, f"then saving failed too: {type(second).__name__}: {second}; {self._newest()}")
+            what = f"{type(second).__name__}: {second}"
+            self._leave_word(self._here(f"saving failed: {what}"))
+            self._tell(error, f"then saving failed too: {what}; {self._newest()}")
         else:
             self._run.last_checkpoint = url
             self._tell(error, f"saved as of iteration {whole.meta['iter']}; resume=True goes on from {url}")
@@ -118,42 +123,47 @@ class Rescue:
         self, error: BaseException, whole: _Whole, keep_last: int | None, protect: Collection[int]
     ) -> str:
         run, iteration = self._run, int(whole.meta["iter"])
-        reason: str | None = None
-        shared: dict[str, Any] = {}
-        own: dict[str, Any] = {}
-        # The exchanges of a save are not to be made by two threads.
-        run.checkpointer.wait()
         try:
             if isinstance(error, CheckpointError):
                 raise _Inexact("saving is what failed")
-            shared, own = self._put_back(whole)
-        except _Inexact as inexact:
-            reason = str(inexact)
-        self._come_together(iteration, reason)
+            self._refuse_changes(whole)
+            parts = tuple(_thawed(one) for one in (whole.shared, whole.own, whole.settings))
+        except _Inexact as reason:
+            raise _Inexact(self._here(str(reason))) from reason
+        # The exchanges of a save are not to be made by two threads.
+        run.checkpointer.wait()
+        shared, own = self._put_back(*parts)
+        self._come_together(iteration)
         run.call_hooks("before_save_checkpoint", checkpoint=shared)
         keeping: dict[str, Any] = {"keep_last": keep_last, "protect": protect}
         return run.checkpointer.save(iteration, shared, own, meta=whole.meta, **keeping)
 
-    def _come_together(self, iteration: int, reason: str | None) -> None:
-        """Go on only with all ranks, and only if the state is whole on each."""
-        ranks = self._ranks
-        alone = f"not every rank came to save within {PATIENCE:g} s of rank {ranks.rank}"
+    def _come_together(self, iteration: int) -> None:
+        """Go on only with all ranks, which all have come to the same iteration."""
+        board, rank, word = self._ranks.board, self._ranks.rank, self._word
         # By messages: the ranks may have been broken off at different exchanges of the run. The second
         # tells whether all have seen all come: word of one that gave up waiting may have been seen.
-        if not ranks.all_here(f"rescue/{iteration}", PATIENCE):
-            raise _Inexact(reason or alone)
-        reasons = ranks.board.hear(f"rescue/{iteration}/go", lambda: reason or "", PATIENCE)
-        if reasons is None:
-            raise _Inexact(reason or alone)
-        for rank, found in enumerate(reasons):
-            if found:
-                raise _Inexact(found if ranks.world_size == 1 else f"on rank {rank} {found}")
+        told = board.hear(f"{word}/here", lambda: str(iteration), PATIENCE, unless=word)
+        if told is None or board.hear(f"{word}/go", str, PATIENCE, unless=word) is None:
+            raise _Inexact(f"not every rank came to save within {PATIENCE:g} s of rank {rank}")
+        if len(set(told)) > 1:
+            raise _Inexact(f"the ranks, by number, were broken off after iterations {', '.join(told)}")
 
-    def _put_back(self, whole: _Whole) -> tuple[dict[str, Any], dict[str, Any]]:
+    @property
+    def _word(self) -> str:
+        """Where the first rank that will not save leaves word, for the others not to wait for it."""
+        return f"rescue/{self._attempts}"
+
+    def _leave_word(self, text: str) -> str:
+        """Say why this rank will not save. Returns what the first that will not has said."""
+        return self._ranks.board.leave_word(self._word, text)
+
+    def _here(self, text: str) -> str:
+        return text if self._ranks.world_size == 1 else f"on rank {self._ranks.rank} {text}"
+
+    def _put_back(self, kept: Any, own: Any, settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Shared and own state as they were, in place too where they lie in the model or an optimizer."""
         run = self._run
-        self._refuse_changes(whole)
-        kept, own, settings = _thawed(whole.shared), _thawed(whole.own), _thawed(whole.settings)
         self._buffers.put_back()
         for group, setting in zip(self._groups(), settings, strict=True):
             group.update(setting)
@@ -212,14 +222,27 @@ class Rescue:
         return _mapped(tree, leaf)
 
     def _newest(self) -> str:
-        folder, begun = self._run.checkpointer.folder, self._run.last_checkpoint
+        """Which checkpoint there is, when the save under way has ended."""
+        folder, begun, ended = self._run.checkpointer.folder, self._run.last_checkpoint, ""
+        try:
+            self._run.checkpointer.wait()
+            begun = None
+        except Exception as error:
+            begun, ended = None, f"; the save under way has failed: {error}"
+        except BaseException:  # one more Ctrl-C: it goes on
+            pass
         try:
             steps = committed_steps(folder)
         except Exception as error:
-            return f"which checkpoint is the newest cannot be told: {error}"
-        newest = folder.child(name_of(steps[-1])).url if steps else None
-        text = f"the newest checkpoint is {newest}" if newest else "there is no checkpoint yet"
-        return text if begun in (None, newest) else f"{text}, and {begun} is being written"
+            return f"which checkpoint is the newest cannot be told: {error}{ended}"
+        text = "there is no checkpoint yet"
+        if steps:
+            text = f"the newest checkpoint is {folder.child(name_of(steps[-1])).url}"
+        # One that an earlier run of this process wrote, or that has failed, is not under way.
+        step = None if begun is None else step_of(begun.rpartition("/")[2])
+        if step is not None and step > (steps[-1] if steps else -1):
+            text += f", and {begun} is being written"
+        return f"{text}{ended}"
 
     def _tell(self, error: BaseException, text: str) -> None:
         error.add_note(f"stratrun: {text}")
