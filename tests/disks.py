@@ -4,6 +4,7 @@ import builtins
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -156,10 +157,13 @@ class Counted:
         self.seen: list[Operation] = []
         self._fatal = fatal
         self._strike = strike or killed
+        self._one = threading.Lock()
 
     def __call__(self, operation: Operation) -> None:
-        self.seen.append(operation)
-        if len(self.seen) == self._fatal:
+        with self._one:
+            self.seen.append(operation)
+            fatal = len(self.seen) == self._fatal
+        if fatal:
             self._strike(operation)
 
 

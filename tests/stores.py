@@ -121,6 +121,7 @@ class Server:
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.stores"]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        clean["S3_UPLOAD_PART_MIN_SIZE"] = "1024"  # so that little is enough for several parts
         self._process = subprocess.Popen(
             command, cwd=Path(__file__).parents[1], env=clean, stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from stratrun.checkpoint import index, shards
 from stratrun.checkpoint.discovery import committed_steps
-from stratrun.storage import Folder, local
+from stratrun.errors import CheckpointError
+from stratrun.storage import Folder, local, uploads
 from tests.checkpoints import checkpointer, own_state, same, shared_state
 from tests.disks import Counted, in_child, observed
 
@@ -43,11 +45,21 @@ def is_whole(folder, step):
     return same(loaded.shared, state(step)) and same(loaded.own, own_state(step))
 
 
+def as_if_large(monkeypatch, per_file=15_000, part=16_384):
+    """Have the state written like one of gigabytes: in several files at once, in blocks made ahead."""
+    monkeypatch.setattr(index, "BLOCK", shards.PAGE)
+    monkeypatch.setattr(shards, "_BUFFER", 3 * shards.PAGE)
+    monkeypatch.setattr(shards, "_PER_FILE", per_file)
+    monkeypatch.setattr(uploads, "_PART", part)
+
+
 @pytest.fixture
 def path(request, monkeypatch):
-    """How large writes go to the disk."""
+    """How writes go to the disk."""
     if request.param == "buffered":
         monkeypatch.setattr(local, "_DIRECT", 0)
+    if request.param == "large":
+        as_if_large(monkeypatch)
     return request.param
 
 
@@ -79,12 +91,16 @@ def three(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("path", "background"), [("direct", False), ("buffered", False), ("direct", True)], indirect=["path"]
+    ("path", "background"), [("direct", False), ("buffered", False), ("large", True)], indirect=["path"]
 )
 def test_killed_at_any_operation_the_newest_committed_one_is_whole(tmp_path, three, path, background):
     seen = operations_of(three, tmp_path, lambda folder: save_and_retain(folder, 4, background))
     assert {operation.name for operation in seen} == KINDS
-    assert any(operation.direct for operation in seen) == (path == "direct")
+    assert any(operation.direct for operation in seen) == (path != "buffered")
+    files = {
+        operation.path for operation in seen if operation.name == "pwrite" and "shard-" in operation.path
+    }
+    assert len(files) == (3 if path == "large" else 1)
     newest = set()
     for fatal, folder in copies(three, tmp_path):
 
@@ -164,7 +180,10 @@ class FaultyStore:
             self._checked(self._fs.rm_file)(name)
 
 
-def test_a_store_without_rename_keeps_the_newest_committed_one_whole():
+@pytest.mark.parametrize("large", [False, True])
+def test_a_store_without_rename_keeps_the_newest_committed_one_whole(large, monkeypatch):
+    if large:
+        as_if_large(monkeypatch)
     newest = set()
     for fatal in range(1, 1000):
         folder = Folder(f"memory://{uuid.uuid4().hex}")
@@ -175,7 +194,8 @@ def test_a_store_without_rename_keeps_the_newest_committed_one_whole():
         try:
             save_and_retain(folder, 4)
             crashed = False
-        except Crash:
+        except (Crash, CheckpointError) as error:  # as what is raised in its thread
+            assert "Crash" in repr(error)
             crashed = True
         folder._fs = healthy
         newest.add(committed_steps(folder)[-1])
