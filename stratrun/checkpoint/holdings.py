@@ -76,7 +76,10 @@ class Holdings:
         # by its launcher.
         self._tidy = True
         for old in leftovers(self._folder, run_id):
-            self._folder.remove(old)
+            if self._folder.is_local:
+                self._folder.remove(old)
+            else:
+                discard_own(self._folder, old, run_id)
 
     def _is_intact(self, name: str) -> bool:
         try:

@@ -55,11 +55,14 @@ def discard_own(root: Folder, name: str, run_id: str) -> None:
     folder = root.child(name)
     files = [] if root.is_local else folder.names()
     own = [file for file in files if layout.run_of_shard(file) in (None, run_id)]
-    if len(own) == len(files):
+    # While such a file is there no other attempt goes on in this place; else one may begin at any time.
+    if root.is_local or (len(own) == len(files) and not COMMON.isdisjoint(files)):
         discard(root, name, run_id)
         return
-    folder.remove(layout.COMMITTED)
+    if layout.COMMITTED in files:
+        folder.remove(layout.COMMITTED)
     remove_files(folder, own)
+    drop_if_empty(root, name)
 
 
 def leftovers(root: Folder, run_id: str) -> list[str]:

@@ -16,9 +16,12 @@ Stores without rename have nothing of the kind, so there the order and the names
    they have come to step 2.
 5. A whole checkpoint is removed by the retention of its run alone, marker first.
 
-One gap is left, as no store looks and writes in one step: a process that was given up may live on, and set
-its marker in the moment after a later one of the same run has removed its files. Then the digests do not
-fit. Readers see that and take the one before, and the next save of that step writes it anew.
+So no process, dead or alive, has a reader take for whole what is not: a marker beside another manifest, or
+a manifest with other files, does not fit its digests, is passed over for the one before, and is written anew
+by the next save of that step. Two things may still bring such a marker about, as no such store looks and acts
+in one step. A process that was given up may live on, and set its marker in the moment after a later one of
+the same run has removed its files. And a removal whose answer was late may be carried out when a new attempt
+has created a file of that name, which takes a second process at the same step of the same folder as well.
 """
 
 import errno
