@@ -169,9 +169,13 @@ def check_work_dir(spec: Any) -> None:
     if not there.is_dir():
         raise ConfigError(f"{shown} cannot be written: {there} is a file; choose another work_dir")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ConfigError(
-            f"{shown} cannot be written: this user has no right to write in {there}; choose another work_dir"
+        read_only = os.statvfs(there).f_flag & os.ST_RDONLY
+        why = (
+            f"{there} is on a file system that can only be read"
+            if read_only
+            else f"this user has no right to write in {there}"
         )
+        raise ConfigError(f"{shown} cannot be written: {why}; choose another work_dir")
 
 
 def check_origin(form: Form) -> None:

@@ -2,10 +2,11 @@
 
 import errno
 import logging
+import re
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from stratrun.errors import StorageError
+from stratrun.errors import ConfigError, StorageError
 from stratrun.storage.retry import ANSWERS, Kind, Retry, answer, chain
 from stratrun.storage.urls import Secrets
 
@@ -22,6 +23,8 @@ _ADVICE = {
     errno.EACCES: _NOT_ALLOWED,
     errno.EPERM: _NOT_ALLOWED,
 }
+# What libraries say of options that they pass on to one another, and of which one knows nothing.
+_UNKNOWN_OPTION = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 class Guard:
@@ -65,6 +68,13 @@ class Guard:
     def _report(self, operation: str, at: str, error: Exception, tried: str) -> NoReturn:
         url = self.url(at)
         cause = self._presentable(error)
+        for link in chain(error):
+            if isinstance(link, TypeError) and (found := _UNKNOWN_OPTION.search(str(link))):
+                raise ConfigError(
+                    f"{url}: storage_options have {found[1]!r}, which the file system does not take "
+                    f"({self._text(link)}); they are those of checkpoint_cfg=dict(storage_options=...), "
+                    "of load_from=dict(storage_options=...) or of --storage-option"
+                ) from cause
         no_bucket = any(answer(link)[0] == "NoSuchBucket" for link in chain(error))
         if isinstance(error, ANSWERS) and not no_bucket:
             if cause is error:

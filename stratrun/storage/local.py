@@ -3,6 +3,7 @@
 import ctypes
 import errno
 import fcntl
+import itertools
 import os
 import shutil
 import stat
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, Literal
 
+from stratrun.errors import StorageError
 from stratrun.storage.guard import Guard
 from stratrun.storage.retry import from_source
 
@@ -36,17 +38,23 @@ class LocalStore:
         return mode is not None and stat.S_ISREG(mode)
 
     def make(self, at: str) -> None:
-        self.guard("making", at, lambda _: os.makedirs(at, exist_ok=True))
+        try:
+            self.guard("making", at, lambda _: os.makedirs(at, exist_ok=True))
+        except (FileExistsError, NotADirectoryError) as error:
+            # Not as it is: who creates a file would take it for one of theirs that is there already.
+            file = next((one for one in _upwards(at) if os.path.lexists(one)), at)
+            raise StorageError(
+                f"making {self.guard.url(at)} failed: {self.guard.url(file)} is in the way, and no folder; "
+                "move it away or name another place",
+                error.errno,
+            ) from error
 
     def make_safe(self, at: str) -> None:
         """Make a folder whose name, like those of the folders above it, survives a loss of power."""
-        missing, above = [], at
-        while above and not os.path.exists(above):
-            above = os.path.dirname(above)
-            missing.append(above)
+        made = missing_folders(at)
         self.make(at)
-        for folder in missing:
-            self.sync(folder)
+        for folder in made:
+            self.sync(os.path.dirname(folder))
 
     @contextmanager
     def open(self, at: str, mode: Literal["rb", "wb"]) -> Iterator[BinaryIO]:
@@ -102,6 +110,27 @@ class LocalStore:
         while not os.path.exists(at) and at != os.path.dirname(at):
             at = os.path.dirname(at)
         return self.guard("looking up", at, lambda _: shutil.disk_usage(at or "/").free)
+
+
+def missing_folders(at: str) -> list[str]:
+    """Those that making a folder would make, the innermost first."""
+    return list(itertools.takewhile(lambda one: not os.path.exists(one), _upwards(at)))
+
+
+def remove_empty(folders: Iterable[str]) -> None:
+    """Remove those of `missing_folders` that are there now, and hold nothing."""
+    with suppress(OSError):
+        for folder in folders:
+            with suppress(FileNotFoundError):
+                os.rmdir(folder)
+
+
+def _upwards(at: str) -> Iterator[str]:
+    """The path and the folders above it."""
+    while at:
+        yield at
+        above = os.path.dirname(at)
+        at = above if above != at else ""
 
 
 def _scan(root: str) -> dict[str, dict[str, Any]]:

@@ -278,8 +278,20 @@ def test_a_folder_that_can_only_be_read_is_an_error_that_says_what_to_do(name):
 
 def test_a_file_in_the_place_of_the_folder_fails_the_probe(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="cannot be used"):
-        Folder(tmp_path / "file").probe("token")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StorageError, match="/file is in the way, and no folder; move it away") as error:
+            Folder(place).probe("token")
+        assert error.value.errno in (errno.EEXIST, errno.ENOTDIR)
+
+
+def test_a_probe_on_a_full_disk_leaves_no_file(tmp_path, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="ENOSPC"):
+        Folder(tmp_path).probe("token")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_probe_leaves_nothing(tmp_path):

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from stratrun.errors import StorageError
+from stratrun.errors import ConfigError, StorageError
 from stratrun.storage import Folder, Retry
 from tests.stores import BUCKET, KINDS
 
@@ -125,6 +125,19 @@ def test_a_large_file_that_fails_is_neither_seen_nor_left_in_parts(s3):
         raise ZeroDivisionError
     assert s3.files() == []
     assert s3.pending_uploads() == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"nokey": 1}, {"config_kwargs": {"nokey": 1}}, {"client_kwargs": {"nokey": 1}}]
+)
+def test_an_option_that_the_file_system_does_not_take_is_named(s3, options):
+    given = {**s3.options, **options}
+    if "client_kwargs" in options:
+        given["client_kwargs"] = {**s3.options["client_kwargs"], "nokey": 1}
+    with pytest.raises(
+        ConfigError, match=r"storage_options have 'nokey', which the file .*checkpoint_cfg=dict\(stor"
+    ):
+        Folder(f"{s3.url}/run", **given).probe("token")
 
 
 def test_a_lock_whose_answer_was_lost_is_ours_but_one_that_others_took_is_not(s3):
