@@ -14,6 +14,7 @@ from stratrun.hooks import CheckpointHook, Hook
 from stratrun.hooks.dispatch import HookList
 from stratrun.loggers import RecordBuffer, merged
 from stratrun.optim import Schedule
+from stratrun.runner import settings
 from stratrun.seed import derive_seed, host_rng_state, seed_everything, set_host_rng_state
 from stratrun.state import TrainState
 
@@ -55,6 +56,7 @@ def beside_engine(runner: Savable) -> dict[str, Any]:
         "hooks": {name: hook.state_dict() for name, hook in named_hooks(runner.hooks).items()},
         "data": {key: value for key, value in _feed_state(runner).items() if key != "loader"},
         "seed": runner.seed,
+        "settings": runner.engine.settings,
     }
 
 
@@ -88,8 +90,11 @@ def describe(runner: Savable) -> dict[str, Any]:
     }
 
 
-def restore_shared(runner: Savable, state: dict[str, Any]) -> None:
+def restore_shared(runner: Savable, state: dict[str, Any]) -> list[str]:
     """Put back what `shared_state` returned.
+
+    Returns:
+        What the user should know that is other than it was, a line on each.
 
     Raises:
         CheckpointError: the run is built of other parts than the one that was saved.
@@ -103,9 +108,13 @@ def restore_shared(runner: Savable, state: dict[str, Any]) -> None:
         )
     for schedule, saved in zip(runner.schedules, state["schedules"], strict=True):
         schedule.load_state_dict(saved)
-    for name, hook in named_hooks(runner.hooks).items():
+    hooks = named_hooks(runner.hooks)
+    for name, hook in hooks.items():
         if name in state["hooks"]:
             hook.load_state_dict(state["hooks"][name])
+    given, saved = runner.engine.settings, state.get("settings", {})
+    runner.engine.settings = settings.gone_on_with(given, saved)
+    return settings.differences(given, saved) + settings.hook_differences(hooks, state["hooks"])
 
 
 def restore_own(

@@ -152,7 +152,7 @@ def _resume(runner: RunnerContext, ranks: Collectives, form: Form) -> str | None
             return None
         raise _not_found(form.resume, error) from error
     runner.reseed(loaded.shared["seed"])
-    persistence.restore_shared(runner, loaded.shared)
+    changed = persistence.restore_shared(runner, loaded.shared)
     runner.checkpointer.claim(after=runner.iter)
     runner.call_hooks("after_load_checkpoint", checkpoint=loaded.shared)
     persistence.restore_own(runner, loaded.own, loaded.shared["data"], loaded.owns)
@@ -160,7 +160,7 @@ def _resume(runner: RunnerContext, ranks: Collectives, form: Form) -> str | None
     saved = loaded.meta["world_size"]
     if saved != ranks.world_size:
         told += f"; saved at WORLD_SIZE={saved}, now {ranks.world_size}"
-    return told
+    return "\n  ".join([told, *changed])
 
 
 def _inherit(runner: RunnerContext, ranks: Collectives) -> None:

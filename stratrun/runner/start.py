@@ -22,6 +22,7 @@ from stratrun.loggers import LoggerGroup, RecordBuffer
 from stratrun.optim import Schedule
 from stratrun.optim import optimizer as optimizers
 from stratrun.optim import scheduler as schedules
+from stratrun.runner import settings
 from stratrun.runner.environment import draw_seed, parse_env, parse_randomness
 from stratrun.runner.form import Form
 from stratrun.runner.saving import SaveSettings, parse_saving
@@ -65,12 +66,12 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
     env = ProcessEnv.from_environ(os.environ)
     choice = choose(strategy=form.strategy, accelerator=form.accelerator, precision=form.precision, env=env)
     clipping = Clipping.parse(form.clip_grad)
-    settings, randomness = parse_env(form.env_cfg), parse_randomness(form.randomness)
+    environment, randomness = parse_env(form.env_cfg), parse_randomness(form.randomness)
     saving = parse_saving(form.checkpoint_cfg)
     setup_env()
-    timeouts = settings.group_timeout, timedelta(seconds=saving.deadline)
+    timeouts = environment.group_timeout, timedelta(seconds=saving.deadline)
     wiring = connect(
-        choice, env=env, state=state, clipping=clipping, backend=settings.backend, timeouts=timeouts
+        choice, env=env, state=state, clipping=clipping, backend=environment.backend, timeouts=timeouts
     )
     ranks = wiring.collectives
     randomness.apply()
@@ -158,7 +159,16 @@ def prepare_training(form: Form, engine: Engine) -> list[Schedule]:
     engine.prepare_training(
         lambda module: {} if spec is None else optimizers.build(spec, module), several=len(names) > 1
     )
-    return schedules.build(form.param_scheduler, engine.optimizers)
+    options = settings.of_optimizers(engine.optimizers)
+    built = schedules.build(form.param_scheduler, engine.optimizers)
+    loop = form.train_cfg if isinstance(form.train_cfg, Mapping) else {}
+    engine.settings = {
+        **engine.layers,
+        "accumulate": loop.get("accumulate", 1),
+        "optimizers": options,
+        "schedules": [settings.of_schedule(schedule.scheduler) for schedule in built],
+    }
+    return built
 
 
 def _work_dir(form: Form) -> str:
