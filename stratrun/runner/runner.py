@@ -17,6 +17,7 @@ from stratrun.runner import checks, parts, resume, saving, start, summary
 from stratrun.runner.arguments import of_config
 from stratrun.runner.context import RunnerContext
 from stratrun.runner.form import DEFAULT_LOGGERS, Form, Job, require
+from stratrun.runner.in_use import InUse
 
 _FIELDS = {field.name for field in fields(Form)}
 
@@ -85,6 +86,7 @@ class Runner(RunnerContext):
         given = {name: value for name, value in locals().items() if name in _FIELDS}
         super().__init__(Form(**given))
         self._placed = self._can_train = False
+        self._mark = InUse()
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any]) -> Self:
@@ -150,7 +152,15 @@ class Runner(RunnerContext):
             ranks = self._started.ranks
             start.agree_on_length(ranks, self.train_dataloader)
             if any(isinstance(hook, CheckpointHook) for hook in self.hooks):
-                saving.prepare_saving(ranks, self.checkpointer, self.engine, self._started.saving)
+                saving.try_states(ranks, self.hooks, self.engine)
+                saving.prepare_saving(
+                    ranks,
+                    self.checkpointer,
+                    self.engine,
+                    self._started.saving,
+                    self._mark,
+                    resumes=self._form.resume is not False or self.iter > 0,
+                )
         return loop
 
     def _evaluate(self, job: Job) -> dict[str, float]:
@@ -199,4 +209,5 @@ class Runner(RunnerContext):
             raise
         finally:
             self._job = None
+            self._mark.clear()
             self.loggers.flush()

@@ -1,5 +1,6 @@
 """How a run saves: `checkpoint_cfg`, and what is tried out before the first step."""
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -9,10 +10,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stratrun.checkpoint import Checkpointer
+from stratrun.checkpoint.tree import flatten
 from stratrun.distributed import Collectives
 from stratrun.engine import Engine
-from stratrun.errors import ConfigError, StorageError, nearest
+from stratrun.errors import CheckpointError, ConfigError, StorageError, StratrunError, nearest
+from stratrun.hooks.dispatch import HookList
+from stratrun.runner.in_use import InUse
+from stratrun.runner.persistence import named_hooks
+from stratrun.seed import host_rng_state, set_host_rng_state
 from stratrun.storage import Folder
+from stratrun.storage.local import missing_folders, remove_empty
+
+_LOG = logging.getLogger("stratrun.runner")
 
 # The new one is written before an old one goes, and neither fills a disk to the last byte.
 _ROOM = 2.2
@@ -52,28 +61,102 @@ def parse_saving(spec: Any) -> SaveSettings:
 
 
 def prepare_saving(
-    ranks: Collectives, checkpointer: Checkpointer, engine: Engine, settings: SaveSettings
+    ranks: Collectives,
+    checkpointer: Checkpointer,
+    engine: Engine,
+    settings: SaveSettings,
+    mark: InUse,
+    *,
+    resumes: bool,
 ) -> None:
     """Try from every machine whether the work dir can be written to and has room for two checkpoints.
 
-    Then make the memory for copies of the state, which the first save would have to wait for.
+    Leave the mark of the run there. Then make the memory for copies of the state, which the first save
+    would have to wait for.
+
+    Args:
+        resumes: Whether the run may go on from what is there; then another's mark, which may be that of
+            a machine that was lost, is no reason not to.
 
     Raises:
-        StorageError: on all ranks, before any work is lost.
+        StorageError, CheckpointError: on all ranks, before any work is lost.
     """
     folder = checkpointer.folder.parent
     expected = expected_size(engine.state_module, engine.optimizers)
+    shown, made = f"work_dir={str(folder)!r}", list[str]()
     error: Exception | None = None
     if ranks.leads_node:
+        path = folder.local_path()
+        made = [] if path is None else missing_folders(str(path))
         try:
-            folder.probe(f"{ranks.rank}")
             _check_free(folder, expected)
+            folder.probe(f"{ranks.rank}")
+            if ranks.is_main:
+                _mark(folder, mark, shown, resumes)
         except StorageError as caught:
-            error = StorageError(f"work_dir={str(folder)!r}: {caught}; choose another work_dir", caught.errno)
-    ranks.agree(error, f"trying out work_dir={str(folder)!r}")
+            error = StorageError(f"{shown}: {caught}; choose another work_dir", caught.errno)
+        except StratrunError as caught:
+            error = caught
+    try:
+        ranks.agree(error, f"trying out {shown}")
+    except StratrunError:
+        mark.clear()
+        remove_empty(made)
+        raise
     if settings.asynchronous and ranks.is_main:
         on_cuda = next((p.is_cuda for p in engine.state_module.parameters()), False)
         checkpointer.reserve(expected, pinned=on_cuda)
+
+
+def try_states(ranks: Collectives, hooks: HookList, engine: Engine) -> None:
+    """Refuse state of hooks that could not be saved: now, and once more when an iteration is done.
+
+    A hook may come by its state as late as in `before_train`: what is not to be had now is left to then.
+
+    Raises:
+        CheckpointError: on all ranks; names the hook.
+    """
+    waiting = [True]
+
+    def once_more(_: int) -> None:
+        if waiting:
+            waiting.clear()
+            _refuse_states(ranks, hooks, ready=True)
+
+    _refuse_states(ranks, hooks, ready=False)
+    engine.watches.append(once_more)
+
+
+def _refuse_states(ranks: Collectives, hooks: HookList, *, ready: bool) -> None:
+    error: CheckpointError | None = None
+    numbers = host_rng_state()  # reading state might draw, and must not change the run
+    for name, hook in named_hooks(hooks).items():
+        try:
+            state = hook.state_dict()
+        except Exception as caught:
+            if ready and error is None:
+                error = CheckpointError(f"{name}.state_dict() failed: {type(caught).__name__}: {caught}")
+                error.__cause__ = caught
+            continue
+        try:
+            flatten({"hooks": {name: state}})
+        except CheckpointError as caught:
+            error = error or CheckpointError(f"{name}.state_dict() gives what cannot be saved: {caught}")
+    set_host_rng_state(numbers)
+    ranks.agree(error, "trying out the state of the hooks")
+
+
+def _mark(folder: Folder, mark: InUse, shown: str, resumes: bool) -> None:
+    holder = mark.set(folder)
+    if holder is None:
+        return
+    if not resumes:
+        raise CheckpointError(
+            f"{shown} is that of a run that is training now, {holder}; give another one, or end that run"
+        )
+    _LOG.warning(
+        "%s seems to be that of a run that is training now, %s; one of them will fail", shown, holder
+    )
 
 
 def expected_size(module: nn.Module, optimizers: Mapping[str, Optimizer]) -> int:
