@@ -49,7 +49,7 @@ class Engine:
         self.state = state
         self.watches: list[Callable[[int], None]] = []
         """Called after each iteration with its number; what one of them raises ends the run."""
-        self.settings: dict[str, Any] = {}
+        self.settings: dict[str, Any] = {"precision": precision.name, "strategy": strategy.name}
         """What training was set up with, as plain values; kept for whoever goes on with the run."""
         self._accelerator = accelerator
         self._strategy = strategy
@@ -192,12 +192,6 @@ class Engine:
     def state_module(self) -> nn.Module:
         """What the names in a checkpoint are relative to: the model, unless the loss has state too."""
         return self._placed.named
-
-    @property
-    def layers(self) -> dict[str, str]:
-        """The names of precision and strategy."""
-        parts = {"precision": self._precision, "strategy": self._strategy}
-        return {key: str(getattr(part, "name", type(part).__name__)) for key, part in parts.items()}
 
     def shared_state(self) -> dict[str, Any]:
         """State that is the same on every process, under logical names."""

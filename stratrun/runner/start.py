@@ -163,7 +163,7 @@ def prepare_training(form: Form, engine: Engine) -> list[Schedule]:
     built = schedules.build(form.param_scheduler, engine.optimizers)
     loop = form.train_cfg if isinstance(form.train_cfg, Mapping) else {}
     engine.settings = {
-        **engine.layers,
+        **engine.settings,
         "accumulate": loop.get("accumulate", 1),
         "optimizers": options,
         "schedules": [settings.of_schedule(schedule.scheduler) for schedule in built],

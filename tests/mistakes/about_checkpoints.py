@@ -28,6 +28,10 @@ def weights_of_another(folder: Path) -> None:
     torch.save(nn.Linear(5, 3).state_dict(), folder / "other.pt")
 
 
+def a_file_of_weights(folder: Path) -> None:
+    (folder / "x.safetensors").write_bytes(b"")
+
+
 def a_pickled_model(folder: Path) -> None:
     torch.save(nn.Linear(4, 3), folder / "model.pt")
 
@@ -42,9 +46,15 @@ def the_run_to_resume_is_not_there(folder: Path) -> None:
     train(folder, resume=str(folder / "nowhere"))
 
 
-@mistake(CheckpointNotFoundError, "resume=", "x.safetensors", "file of weights", "load_from=", shows="built")
+@mistake(
+    CheckpointNotFoundError,
+    "resume='x.safetensors'",
+    "file of weights",
+    "load_from=",
+    prepare=a_file_of_weights,
+    shows="built",
+)
 def a_file_of_weights_is_to_be_resumed(folder: Path) -> None:
-    (folder / "x.safetensors").write_bytes(b"")
     train(folder, resume="x.safetensors")
 
 
