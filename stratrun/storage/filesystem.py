@@ -149,22 +149,7 @@ class Folder:
         Raises:
             StorageError: they cannot; says what failed.
         """
-        folder, name, data = self.hurried(_PROBE_DEADLINE), f".probe-{token}", token.encode()
-        try:
-            folder.make()
-            folder.write_bytes(name, data)
-            found = folder.read_bytes(name)
-            folder.remove(name)
-        except (OSError, EOFError) as error:
-            if self.is_local:
-                with suppress(OSError):  # a full disk has its name all the same
-                    folder.remove(name)
-            if isinstance(error, StorageError):
-                raise
-            number = getattr(error, "errno", None)
-            raise StorageError(f"{self.url} cannot be used: {error}", number) from error
-        if found != data:
-            raise StorageError(f"{self.url}/{name} was written and does not read the same")
+        _probe(self.hurried(_PROBE_DEADLINE), f".probe-{token}", token.encode())
 
     def hurried(self, seconds: float) -> "Folder":
         """The same folder, where no operation takes longer."""
@@ -224,6 +209,24 @@ class Folder:
         moved.url, moved._fs, moved._root = url, self._fs, root
         moved._retry, moved._secrets = retry or self._retry, self._secrets
         return moved
+
+
+def _probe(folder: Folder, name: str, data: bytes) -> None:
+    try:
+        folder.make()
+        folder.write_bytes(name, data)
+        found = folder.read_bytes(name)
+        folder.remove(name)
+    except (OSError, EOFError) as error:
+        if folder.is_local:
+            with suppress(OSError):  # a full disk has its name all the same
+                folder.remove(name)
+        if isinstance(error, StorageError):
+            raise
+        number = getattr(error, "errno", None)
+        raise StorageError(f"{folder} cannot be used: {error}", number) from error
+    if found != data:
+        raise StorageError(f"{folder}/{name} was written and does not read the same")
 
 
 def _written(info: Mapping[str, Any]) -> float | None:
