@@ -177,6 +177,10 @@ def refuse(found: Fit, what: str, *, strict: bool, skip: bool) -> None:
         CheckpointError: the fit is not good enough; says how.
     """
     told = complaint(found, strict=strict, skip=skip)
+    if told is None and not found.loaded and not found.whole:
+        # Not strict, but to train from random weights is not what was asked for.
+        hint = _prefix(found.missing, found.unexpected)
+        told = f"nothing of it fits, be it by name or by shape{f'; {hint} may be meant' if hint else ''}"
     if told is not None:
         raise CheckpointError(f"{what}: {told}")
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from stratrun.checkpoint.mapping import Fit, Renaming
 from stratrun.checkpoint.reader import opened
-from stratrun.checkpoint.weights import FILES, MODEL, read_weights
+from stratrun.checkpoint.skeleton import entries_of
+from stratrun.checkpoint.weights import EMA, FILES, MODEL, read_weights
 from stratrun.errors import ConfigError, nearest
 from stratrun.registry.arguments import at
 from stratrun.storage import Folder
@@ -194,6 +195,13 @@ def read_shared(folder: Folder, keys: Iterable[str]) -> dict[str, Any]:
     """
     with opened(folder) as stored:
         return {key: stored.read_part(key) for key in keys}
+
+
+def has_averages(folder: Folder) -> bool:
+    """Whether a checkpoint has moving averages beside its weights."""
+    with opened(folder) as stored:
+        hooks = entries_of(entries_of(stored.skeleton).get("hooks"))
+        return any(entries_of(hooks[name]).get("averages") for name in hooks if name.startswith(EMA))
 
 
 def read_file(wanted: LoadFrom) -> dict[str, Any]:

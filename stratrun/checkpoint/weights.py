@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from typing import Any, BinaryIO
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from stratrun.checkpoint.discovery import newest_in
 from stratrun.checkpoint.reader import opened
+from stratrun.checkpoint.selection import locate
 from stratrun.errors import CheckpointCorruptedError, CheckpointError, nearest
 from stratrun.storage import Folder
+from stratrun.storage.urls import redacted
 
 MODEL = "model"
 """Where the shared state of a checkpoint has the weights."""
@@ -30,25 +33,25 @@ def read_weights(url: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
     """The state dict of a model, on the CPU.
 
     Args:
-        url: A checkpoint of ours, or a folder of them (the newest), whose bytes are verified; a
-            ``.safetensors`` file; a ``.pt`` or ``.pth`` file that holds nothing but tensors and
-            plain values, also below a key such as ``state_dict`` or ``model``. A path or any URL
-            that fsspec knows.
+        url: A checkpoint of ours, or a folder of them (the newest, or with ``/best`` behind it), whose
+            bytes are verified; a ``.safetensors`` file; a ``.pt`` or ``.pth`` file that holds nothing
+            but tensors and plain values, also below a key such as ``state_dict`` or ``model``. A path
+            or any URL that fsspec knows.
         options: Go to the fsspec file system.
 
     Raises:
         CheckpointNotFoundError: there is nothing; names what is nearby.
         CheckpointError: it holds no weights, or objects that only running its code could restore.
     """
-    at = Folder(url, **options)
     try:
+        at = locate(url, **options)
         if at.is_file():
-            return _read_file(at.parent, at.name)
+            return _read_file(at.parent, at.name, str(at))
         path = newest_in(at)
         with opened(at.child(path) if path else at) as stored:
             return dict(stored.read_part(MODEL))
     except OSError as error:
-        raise CheckpointError(f"{at} cannot be read: {error}") from error
+        raise CheckpointError(f"{redacted(os.fspath(url))} cannot be read: {error}") from error
 
 
 def averaged(weights: Mapping[str, Any], hooks: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -87,8 +90,7 @@ def averaged(weights: Mapping[str, Any], hooks: Mapping[str, Any], where: str) -
     return {name: averages.get(name, tied.get(id(value), value)) for name, value in weights.items()}
 
 
-def _read_file(folder: Folder, name: str) -> dict[str, Any]:
-    where = f"{folder}/{name}"
+def _read_file(folder: Folder, name: str, where: str) -> dict[str, Any]:
     suffix = os.path.splitext(name)[1].lower()
     if suffix == ".safetensors":
         return _load_safetensors(folder.read_bytes(name), where)
@@ -112,15 +114,18 @@ def _load_safetensors(data: bytes, where: str) -> dict[str, Any]:
 
 def _load_pickled(stream: BinaryIO, where: str) -> Any:
     """Restore tensors and plain values; anything else in the file is refused, not run."""
-    if zipfile.is_zipfile(stream):
+    if not stream.read(1):
+        raise CheckpointCorruptedError(f"{where} is empty")
+    try:
         # torch does not look at the checksums that it has written.
-        with zipfile.ZipFile(stream) as archive:
-            damaged = archive.testzip()
+        damaged = _damaged_entry(stream)
         if damaged is not None:
             raise CheckpointCorruptedError(f"{where} is damaged: the checksum of {damaged!r} does not match")
-    stream.seek(0)
-    try:
-        return torch.load(stream, map_location="cpu", weights_only=True)
+        stream.seek(0)
+        with warnings.catch_warnings(action="ignore"):  # that this is no pickle as torch writes it
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         found = _GLOBAL.search(str(error))
         if found is None:
@@ -129,10 +134,16 @@ def _load_pickled(stream: BinaryIO, where: str) -> Any:
             f"{where} holds more than tensors and plain values ({found[1]}), which is never run; "
             "save the state dict alone, with torch.save(model.state_dict(), ...)"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise CheckpointCorruptedError(
-            f"{where} is no intact file of torch.save: {_first_line(error)}"
-        ) from error
+    except Exception as error:  # whatever the bytes of a damaged file lead a reader to
+        reason = _first_line(error) or type(error).__name__
+        raise CheckpointCorruptedError(f"{where} is no intact file of torch.save: {reason}") from error
+
+
+def _damaged_entry(stream: BinaryIO) -> str | None:
+    if not zipfile.is_zipfile(stream):
+        return None
+    with zipfile.ZipFile(stream) as archive:
+        return archive.testzip()
 
 
 def _weights_in(payload: Any, where: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from stratrun.checkpoint.parts import (
     PARTS,
     LoadFrom,
     LoadReport,
+    has_averages,
     read_file,
     read_shared,
 )
@@ -41,6 +42,11 @@ def load_parts(
     folder = find(runner, ranks, wanted.path, wanted.options, str(wanted))
     stored = _read(runner, ranks, folder, wanted, parts)
     loading = _Loading(runner, wanted, stored, LoadReport(stored.url, parts))
+    if stored.averaged:
+        loading.report.notes.append(
+            "the weights as they were trained; their moving averages, which validation was made with, are "
+            "there too: weights='ema' takes them"
+        )
     plan = _agreed(ranks, lambda: [step for part in parts for step in loading.plan(part)])
     _agreed(ranks, lambda: [step() for step in (loading.load_engine, *plan)])
     return loading.report
@@ -89,6 +95,8 @@ class _Stored(NamedTuple):
     url: str
     none_from: int | None = None
     """The first rank of this run that the saved one did not have."""
+    averaged: bool = False
+    """Whether there are moving averages of the weights, and others are taken."""
 
 
 def _read(
@@ -98,14 +106,16 @@ def _read(
         return _Stored(_agreed(ranks, lambda: _prefixed(wanted, lambda: read_file(wanted))), None, wanted.url)
     path = _by_main(ranks, lambda: _prefixed(wanted, lambda: newest_in(folder)))
     folder = folder.child(path) if path else folder
+    plain = wanted.weights == "model" and "model" in parts
+    averaged = plain and _by_main(ranks, lambda: _prefixed(wanted, lambda: has_averages(folder)))
     if OF_A_RANK & set(parts):
         loaded = _prefixed(wanted, lambda: runner.checkpointer.load(folder))
         saved = loaded.meta["world_size"]
         none_from = saved if saved < ranks.world_size else None
-        return _Stored(dict(loaded.shared), loaded.own, folder.url, none_from)
+        return _Stored(dict(loaded.shared), loaded.own, folder.url, none_from, averaged)
     keys = _keys(wanted, parts)
     shared = _agreed(ranks, lambda: _prefixed(wanted, lambda: read_shared(folder, keys)))
-    return _Stored(shared, None, folder.url)
+    return _Stored(shared, None, folder.url, None, averaged)
 
 
 def _keys(wanted: LoadFrom, parts: tuple[str, ...]) -> list[str]:
@@ -127,7 +137,7 @@ class _Loading:
         self.report = report
         self._runner = runner
         self._wanted = wanted
-        self._shared, self._own, _, self._none_from = stored
+        self._shared, self._own, self._none_from = stored.shared, stored.own, stored.none_from
         self._engine: dict[str, Any] = {}
         """What the engine is to load; the rest of it stays as it is."""
 

@@ -47,6 +47,23 @@ def test_averaged_weights_are_those_that_the_hook_kept(tmp_path: Path) -> None:
     assert not same(weights(run.model), weights(first.model))
 
 
+def test_weights_that_have_averages_beside_them_are_said_to_be_the_trained_ones(tmp_path: Path) -> None:
+    train(tmp_path / "first", custom_hooks=[{"type": "EMAHook", "decay": 0.5}])
+    wanted = {"path": str(tmp_path / "first")}
+    plain = load(tmp_path / "plain", network(seed=9), load_from=wanted)
+    averaged = load(tmp_path / "averaged", network(seed=9), load_from={**wanted, "weights": "ema"})
+    assert plain.load_report is not None and averaged.load_report is not None
+    assert any("weights='ema' takes them" in note for note in plain.load_report.notes)
+    assert averaged.load_report.notes == []
+
+
+def test_a_checkpoint_of_which_nothing_fits_is_refused_though_not_all_has_to(tmp_path: Path) -> None:
+    torch.save({f"module.{name}": value for name, value in network().state_dict().items()}, tmp_path / "w.pt")
+    wanted = {"path": tmp_path / "w.pt", "strict": False}
+    with pytest.raises(CheckpointError, match="nothing of it fits, be it by name or by shape; rename="):
+        load(tmp_path / "run", network(seed=9), load_from=wanted)
+
+
 def test_the_best_and_the_last_checkpoint_go_by_their_names(tmp_path: Path) -> None:
     options: dict[str, Any] = {
         "val_dataloader": {"dataset": points(SAMPLES), "batch_size": 8},

@@ -201,7 +201,7 @@ def the_weights_lack_a_prefix(folder: Path) -> None:
     train(folder, model=nn.Sequential(nn.Linear(5, 3)), load_from={"path": folder / "other.pt"})
 
 
-@mistake(CheckpointError, "load_from=", "weights='ema'", "EMAHook", prepare=an_earlier_run, shows="running")
+@mistake(CheckpointError, "load_from=", "moving averages", "EMAHook", prepare=an_earlier_run, shows="running")
 def averages_are_asked_for_and_none_were_kept(folder: Path) -> None:
     train(folder / "new", load_from={"path": folder / "work", "weights": "ema"})
 

@@ -1,9 +1,13 @@
+import io
 import marshal
 import os
 import pickle
 import posix
 import uuid
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -241,3 +245,46 @@ def test_a_checkpoint_without_a_model_says_what_it_has(tmp_path):
     checkpointer(tmp_path).save(1, {"net": {"w": torch.ones(1)}, "train": {}})
     with pytest.raises(CheckpointError, match="has no 'model'; it holds net, train"):
         read_weights(tmp_path)
+
+
+def test_no_damage_to_a_file_of_torch_save_leads_to_anything_but_an_error_that_names_it(tmp_path):
+    random = Random(0)
+    zipped, legacy = io.BytesIO(), io.BytesIO()
+    torch.save({"a": torch.ones(3)}, zipped)
+    torch.save({"a": torch.ones(3)}, legacy, _use_new_zipfile_serialization=False)
+    path = tmp_path / "weights.pt"
+    found = Counter()
+    for source in (zipped.getvalue(), legacy.getvalue()):
+        for _ in range(150):
+            damaged = bytearray(source)
+            damaged[random.randrange(len(source))] ^= 1 << random.randrange(8)
+            path.write_bytes(random.choice((damaged, source[: random.randrange(len(source))])))
+            found[outcome(path)] += 1
+    for _ in range(150):
+        path.write_bytes(random.randbytes(random.choice((0, 1, 2, 10, 300))))
+        found[outcome(path)] += 1
+    assert found.keys() <= {"read", "refused"}
+    assert found["refused"] > 300
+
+
+def outcome(path):
+    try:
+        read_weights(path)
+    except CheckpointError as error:
+        assert str(path) in str(error)
+        return "refused"
+    return "read"
+
+
+def test_a_path_without_a_folder_is_told_as_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("junk.pt").write_bytes(b"")
+    with pytest.raises(CheckpointCorruptedError, match=r"^junk\.pt is empty"):
+        read_weights("junk.pt")
+
+
+def test_weights_are_read_by_the_name_of_a_checkpoint(tmp_path):
+    saver = checkpointer(tmp_path / "run/checkpoints")
+    for step in (1, 2):
+        saver.save(step, shared_state(step))
+    assert same(read_weights(tmp_path / "run/last"), dict(shared_state(2)["model"]))
