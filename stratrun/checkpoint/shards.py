@@ -192,8 +192,13 @@ class _Content:
         """What to write, in order. Each is gone when the next is asked for."""
         size = self.places[-1][1]
         if size <= _BUFFER:
-            return self._filled([_Buffer(size)])
-        return _ahead(self._filled([_Buffer(_BUFFER), _Buffer(_BUFFER)]))
+            yield from self._filled([_Buffer(size)])
+            return
+        buffers = [_Buffer.spare(_BUFFER), _Buffer.spare(_BUFFER)]
+        try:
+            yield from _ahead(self._filled(buffers))
+        finally:
+            _spare.extend(buffers)
 
     def digest(self) -> Digest:
         hashed = hashlib.sha256(self.header)
@@ -237,10 +242,23 @@ class _Buffer:
         self.memory = memoryview(self._map)[:size]
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
 
+    @classmethod
+    def spare(cls, size: int) -> "_Buffer":
+        """One that was used before, if there is one: memory that is new costs several times a copy."""
+        try:
+            while (buffer := _spare.pop()).size != size:
+                pass
+        except IndexError:
+            return cls(size)
+        return buffer
+
     def put(self, at: int, source: int, count: int, crc: int) -> int:
         """Copy bytes from an address and go on with their checksum, both without the interpreter's lock."""
         ctypes.memmove(self._address + at, source, count)
         return zlib.crc32(self.memory[at : at + count], crc)
+
+
+_spare: list[_Buffer] = []
 
 
 def _ahead(blocks: Iterator[memoryview]) -> Iterator[memoryview]:

@@ -253,3 +253,16 @@ def test_dead_attempts_of_this_run_are_found_on_stores_without_rename_and_no_oth
     save_tensors(root, numbers(a=3), step=6, run_id="ours")
     root.child("step-00000006").remove("COMMITTED")
     assert leftovers(root, "ours") == ["step-00000001", "step-00000006"]
+
+
+def test_a_second_save_writes_out_of_the_memory_of_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "_BUFFER", 8192)
+    monkeypatch.setattr(shards, "_spare", [])
+    made = []
+    mapped = shards.mmap.mmap
+    monkeypatch.setattr(shards.mmap, "mmap", lambda *args: made.append(args) or mapped(*args))
+    folder = Folder(tmp_path)
+    for step in (1, 2, 3):
+        stored = save_tensors(folder, {"x": torch.arange(9000.0)}, step)
+        stored.verify()
+    assert len(made) == 2
