@@ -144,13 +144,6 @@ class Collectives:
         told = "; ".join(f"rank {rank}: {text}" for rank, (_, text) in failures)
         raise kind(f"{what} failed on {told}") from error
 
-    def all_here(self, label: str, seconds: float) -> bool:
-        """Whether every rank makes this call, with this label, within a time. No exchange of the group.
-
-        For what only some ranks may come to: after a failure, for example.
-        """
-        return self.board.hear(label, str, seconds) is not None
-
     def behind(self) -> list[int]:
         """The ranks that came to fewer exchanges than others, as far as they tell."""
         counts = self.board.counts() if self._tells else [0]

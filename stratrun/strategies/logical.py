@@ -81,13 +81,16 @@ def load_optimizer_state(
     rest = {k: v for k, v in state.items() if k not in ("state", "param_groups")}
     # Asked for before loading, which adds a default that only torch's own optimizers have in their groups.
     expected = set(optimizer.defaults)
-    optimizer.load_state_dict({"state": values, "param_groups": groups, **rest})
-    lacking = sorted(expected - optimizer.param_groups[0].keys())
-    if lacking:
+    try:
+        optimizer.load_state_dict({"state": values, "param_groups": groups, **rest})
+        lacking = sorted(expected - optimizer.param_groups[0].keys())
+        if lacking:
+            raise KeyError(", ".join(lacking))
+    except KeyError as error:  # some classes ask for theirs while they load
         raise CheckpointError(
             f"optimizer {key!r}, {type(optimizer).__name__}, is of another class than the checkpoint's; "
-            f"that had no {', '.join(lacking)}; use the same, or only the weights, with load_from="
-        )
+            f"that had no {error.args[0]}; use the same, or only the weights, with load_from="
+        ) from error
 
 
 def _cloned(values: Any) -> Any:

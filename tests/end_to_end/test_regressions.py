@@ -72,6 +72,14 @@ def test_resume_with_another_optimizer_is_refused_with_the_reason(tmp_path: Path
         Runner(perceptron(), **other).train()
 
 
+def test_resume_with_an_optimizer_that_asks_for_its_own_state_is_refused_too(tmp_path: Path) -> None:
+    adam = form(work_dir=tmp_path, optimizer={"type": "Adam", "lr": 0.1}, train_cfg={"max_epochs": 1})
+    Runner(perceptron(), **adam).train()
+    other = form(work_dir=tmp_path, optimizer={"type": "NAdam", "lr": 0.1}, resume=True)
+    with pytest.raises(CheckpointError, match=r"NAdam, is of another class.*mu_product"):
+        Runner(perceptron(), **other).train()
+
+
 def test_run_without_loss_scale_goes_on_with_one(tmp_path: Path) -> None:
     Runner(perceptron(), **form(work_dir=tmp_path, train_cfg={"max_epochs": 1})).train()
     resumed = Runner(perceptron(), **form(work_dir=tmp_path, precision="16-mixed", resume=True))

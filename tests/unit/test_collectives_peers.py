@@ -39,7 +39,7 @@ def come():
     here = []
     for label, seconds in (("together", 5.0), ("alone", 0.3)):
         if label == "together" or ranks.rank == 0:
-            here.append(ranks.all_here(label, seconds))
+            here.append(ranks.board.hear(label, str, seconds) is not None)
     ranks.barrier()
     ranks.close()
     return here
@@ -61,7 +61,7 @@ def test_each_rank_gets_its_own_of_what_the_main_rank_scatters(two_ranks):
 
 
 def test_one_process_is_always_all_there_are():
-    assert Collectives(ProcessEnv()).all_here("anywhere", 0.0)
+    assert Collectives(ProcessEnv()).board.hear("anywhere", lambda: "here", 0.0) == ["here"]
 
 
 def come_again():
@@ -70,7 +70,7 @@ def come_again():
     here = []
     for round_, seconds in enumerate((0.3, 5.0, 0.3)):
         if round_ == 1 or ranks.rank == 0:
-            here.append(ranks.all_here("crash", seconds))
+            here.append(ranks.board.hear("crash", str, seconds) is not None)
         ranks.barrier()
     ranks.close()
     return here
