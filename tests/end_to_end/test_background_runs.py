@@ -139,7 +139,7 @@ def exchanges(work_dir: str) -> tuple[list[Any], list[Any]]:
     found = []
     for name, save in (("with", {"interval": 3}), ("without", None)):
         spy = Spy()
-        # The hook of the checkpoints tries the disk out before: what is counted begins with the steps.
+        # The state of the hooks is tried out once more after the first: what is counted begins then.
         runner = made(f"{work_dir}/{name}", 9, Begin(spy), save=save)
         runner.train()
         runner.close()
@@ -151,8 +151,9 @@ class Begin(Hook):
     def __init__(self, spy: Spy) -> None:
         self.spy, self.listening = spy, spy.listening()
 
-    def before_train(self, runner: Any) -> None:
-        self.listening.__enter__()
+    def after_train_iter(self, runner: Any) -> None:
+        if runner.iter == 1:
+            self.listening.__enter__()
 
     def after_run(self, runner: Any) -> None:
         self.listening.__exit__(None, None, None)
