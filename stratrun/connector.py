@@ -85,8 +85,10 @@ def connect(
     device = accelerator.device(env.local_rank)
     timeout, save_timeout = timeouts
     owns_group = join(env, backend or accelerator.backend, timeout, device)
-    collectives = Collectives(env, control_group(env, timeout), message_board(env))
-    saving = Collectives(env, control_group(env, save_timeout), message_board(env), tells=True)
+    board = message_board(env)
+    collectives = Collectives(env, control_group(env, timeout), board)
+    # One board for both, as an exchange of the one breaks off for a rank that was lost in the other, too.
+    saving = Collectives(env, control_group(env, save_timeout), message_board(env, board), tells=True)
     precision.setup(device.type)
     engine = Engine(
         accelerator=accelerator,

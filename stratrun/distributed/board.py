@@ -10,6 +10,8 @@ from torch.distributed.distributed_c10d import Store
 
 # How long a rank that failed in an exchange waits for what the others say of themselves.
 _LAST_WORDS = timedelta(seconds=1)
+# How long the others may take to fail in theirs, too.
+_CASCADE = 2.0
 
 
 class Board:
@@ -69,6 +71,30 @@ class Board:
             return self._store.get(key).decode()
         except RuntimeError:
             return None
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is anything to hear of others, as long as they are there."""
+        return self._store is not None
+
+    def lost(self) -> list[int] | None:
+        """Say that an exchange broke off here, and return the ranks of which none did within a time.
+
+        A rank that is killed takes those that wait for it with it, and they the next. They all come here,
+        only the one that began it does not. None if there is no telling.
+        """
+        if self._store is None:
+            return None
+        keys = [f"broke/{rank}" for rank in range(self._world_size)]
+        # Rank 0 may have the store: the others come to their ends first.
+        end = time.monotonic() + _CASCADE + (0 if self._rank else _LAST_WORDS.total_seconds())
+        try:
+            self._store.set(keys[self._rank], "")
+            while (late := [key for key in keys if not self._store.check([key])]) and time.monotonic() < end:
+                time.sleep(0.05)
+        except RuntimeError:  # the rank that has the store is gone
+            return None
+        return [keys.index(key) for key in late]
 
     def tell_count(self, count: int) -> None:
         """Say how many exchanges this rank has come to."""

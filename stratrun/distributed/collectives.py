@@ -1,7 +1,6 @@
 """The few exchanges between ranks that a run needs beside those of its strategy."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -64,8 +63,7 @@ class Collectives:
         if self.world_size == 1:
             return tensor
         total = tensor.clone()
-        with self._exchange():
-            dist.all_reduce(total, group=self._group)
+        self._exchange(lambda group: dist.all_reduce(total, group=group))
         return total
 
     def gather(self, value: T) -> list[T]:
@@ -73,8 +71,7 @@ class Collectives:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        with self._exchange():
-            dist.all_gather_object(values, value, group=self._group)
+        self._exchange(lambda group: dist.all_gather_object(values, value, group=group))
         return values
 
     def gather_to_main(self, value: T) -> list[T] | None:
@@ -82,8 +79,7 @@ class Collectives:
         if self.world_size == 1:
             return [value]
         values: list[Any] | None = [None] * self.world_size if self.is_main else None
-        with self._exchange():
-            dist.gather_object(value, values, dst=0, group=self._group)
+        self._exchange(lambda group: dist.gather_object(value, values, dst=0, group=group))
         return values
 
     def from_main(self, value: T) -> T:
@@ -91,8 +87,7 @@ class Collectives:
         if self.world_size == 1:
             return value
         box: list[Any] = [value]
-        with self._exchange():
-            dist.broadcast_object_list(box, src=0, group=self._group)
+        self._exchange(lambda group: dist.broadcast_object_list(box, src=0, group=group))
         received: T = box[0]
         return received
 
@@ -102,22 +97,20 @@ class Collectives:
             assert values is not None
             return values[0]
         box: list[Any] = [None]
-        with self._exchange():
-            dist.scatter_object_list(box, values, src=0, group=self._group)
+        self._exchange(lambda group: dist.scatter_object_list(box, values, src=0, group=group))
         received: T = box[0]
         return received
 
     def barrier(self) -> None:
         if self.world_size > 1:
-            with self._exchange():
-                dist.barrier(group=self._group)
+            self._exchange(lambda group: dist.barrier(group=group))
 
     def close(self) -> None:
         """End the group, after the last exchange."""
         self._over = self._over or "it comes after the last one"
-        if self._group is not None:
-            dist.destroy_process_group(self._group)
-            self._group = None
+        group, self._group = self._group, None
+        if group is not None:
+            dist.destroy_process_group(group)
 
     def agree(self, error: Exception | None, what: str) -> None:
         """Tell all ranks whether any of them failed, and fail together if one did.
@@ -149,29 +142,33 @@ class Collectives:
         counts = self.board.counts() if self._tells else [0]
         return [rank for rank, count in enumerate(counts) if count < max(counts)]
 
-    @contextmanager
-    def _exchange(self) -> Iterator[None]:
+    def _exchange(self, call: Callable[[dist.ProcessGroup | None], object]) -> None:
         if self._over:
             raise PeerError(f"no exchange between ranks is possible any more: {self._over}")
         self._count += 1
         try:
             if self._tells:
                 self.board.tell_count(self._count)
-            yield
+            call(self._group)
         except RuntimeError as error:
-            # Whatever came next would be taken for what is missing of this one.
+            # Whatever came next would be taken for what is missing of this one. Ending the group is also what
+            # wakes the ranks that wait for this one, once nothing refers to it: the frames of the error did.
+            error.__traceback__ = None
+            self.close()
             missing = self._missing()
             self._over = f"one of them broke off, {missing}"
             raise PeerError(f"an exchange between ranks broke off: {missing}") from error
 
     def _missing(self) -> str:
         """Who did not come to the exchange that failed, as far as the board tells."""
-        if not self._tells:
-            return "another rank is gone, or did not come to it in time"
-        counts = self.board.counts()
-        if not counts[self.rank]:
+        lost = self.board.lost()
+        if lost is None and self.board.connected:
             return "rank 0, which keeps the messages of all, does not answer"
-        late = [str(rank) for rank, count in enumerate(counts) if count < self._count]
+        if lost is None:
+            return "another rank is gone, or did not come to it in time"
+        counts = self.board.counts() if self._tells else []
+        # Of those that can still say that they have lost others, none is the one that was lost first.
+        late = [str(rank) for rank in lost if not counts or counts[rank] < self._count]
         if not late:
             return "another rank was lost in it"
         who = f"rank {late[0]} is" if len(late) == 1 else f"ranks {', '.join(late)} are"

@@ -4,7 +4,7 @@ import atexit
 import os
 from datetime import timedelta
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -89,14 +89,19 @@ def control_group(env: ProcessEnv, timeout: timedelta) -> Group | None:
     return group
 
 
-def message_board(env: ProcessEnv) -> Store | None:
+def message_board(env: ProcessEnv, beside: Any = None) -> Store | None:
     """A part of the store of the default group for messages; none for a lone process.
 
     What is put there can be read without the others taking part, so a rank that waits in vain can
     tell for whom. A connection of its own: a thread that waits for a key would keep others from theirs.
+
+    Args:
+        beside: The board to read and write on this connection too; a new one without it.
     """
     if env.world_size == 1:
         return None
+    if beside is not None:
+        return cast(Store, beside.clone())
     # Only of boards that all ranks have: one may have run alone before.
     line = next(_lines)
     # Not there in all versions of torch that are supported.

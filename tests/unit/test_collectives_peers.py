@@ -1,11 +1,18 @@
 """What a rank learns of others that do not come."""
 
 import os
+import signal
+import tempfile
 import time
 from datetime import timedelta
+from pathlib import Path
 
-from stratrun.distributed import Collectives, ProcessEnv, control_group, message_board
+import pytest
+import torch
+
+from stratrun.distributed import Collectives, ProcessEnv, control_group, join, message_board
 from stratrun.errors import PeerError
+from tests.end_to_end.kill_job import start, variables_of
 
 
 def saving(seconds: float = 3.0) -> Collectives:
@@ -32,6 +39,47 @@ def test_a_rank_that_does_not_come_in_time_is_named(two_ranks):
     assert "rank 1 is gone, or did not come to it in time" in told
     assert seconds < 6
     two_ranks.stop()  # what is left of the exchange that failed
+
+
+def killed_one(tells: bool):
+    """Each rank in a process of its own; rank 2 is killed before an exchange that the others come to."""
+    if os.environ["RANK"] != "0":
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, str(rank)) for rank in range(4)]
+        pids = [
+            start(_Lost(file, tells), {"GLOO_SOCKET_IFNAME": "lo", "MASTER_ADDR": "127.0.0.1", **variables})
+            for file, variables in zip(files, variables_of(4), strict=True)
+        ]
+        for pid in pids:
+            os.waitpid(pid, 0)
+        return [file.read_text() if file.exists() else None for file in files]
+
+
+class _Lost:
+    def __init__(self, file: Path, tells: bool) -> None:
+        self.file, self.tells = file, tells
+
+    def __call__(self) -> None:
+        env = ProcessEnv.from_environ(os.environ)
+        join(env, "gloo", timedelta(seconds=20), torch.device("cpu"))
+        board = message_board(env)
+        ranks = Collectives(env, control_group(env, timedelta(seconds=20)), board, tells=self.tells)
+        ranks.gather(0)
+        if ranks.rank == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            ranks.gather(1)
+        except PeerError as error:
+            self.file.write_text(str(error))
+
+
+@pytest.mark.parametrize("tells", [False, True])
+def test_of_ranks_that_fail_one_after_another_all_name_the_one_that_was_killed(bare_ranks, tells):
+    told, _ = bare_ranks(killed_one, tells)
+    assert told[2] is None
+    for rank in (0, 1, 3):
+        assert "rank 2 is gone" in told[rank], told
 
 
 def come():
