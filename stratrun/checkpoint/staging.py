@@ -2,7 +2,7 @@
 
 import mmap
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +85,9 @@ class _Slab:
 
     def reserve(self, nbytes: int) -> None:
         if nbytes > len(self._memory):
-            size = -(-nbytes // _HUGE_PAGE) * _HUGE_PAGE
+            # One page more than that: tensors start at lines, and small ones come that nobody has counted.
+            # Taking all of it anew for them is what this is to spare the first save.
+            size = (-(-nbytes // _HUGE_PAGE) + 1) * _HUGE_PAGE
             self._views = {}
             self._memory = torch.empty(0, dtype=torch.uint8)  # given back before more is taken
             self._memory = _pinned(size) if self.pinned else _mapped(size)
@@ -129,9 +131,3 @@ def _mapped(size: int) -> Tensor:
 
 def _pinned(size: int) -> Tensor:
     return torch.empty(size, dtype=torch.uint8, pin_memory=True)
-
-
-def bytes_of(tensors: Iterable[Tensor]) -> int:
-    """What `reserve` needs for a `take` of these."""
-    local = map(local_part, tensors)
-    return sum(_rounded(tensor.numel() * tensor.element_size()) for tensor in local)

@@ -36,7 +36,7 @@ class SaveSettings:
     deadline: float = 600.0
     """Seconds that a save may take before it is an error."""
     storage_options: Mapping[str, Any] = field(default_factory=dict)
-    """For the fsspec file system of a `work_dir` or `resume` that is a URL: keys, endpoint, profile."""
+    """For the file system of a `work_dir`, `resume` or `load_from` that is a URL: keys, endpoint, profile."""
 
 
 def parse_saving(spec: Any) -> SaveSettings:
@@ -116,12 +116,11 @@ def try_states(ranks: Collectives, hooks: HookList, engine: Engine) -> None:
     Raises:
         CheckpointError: on all ranks; names the hook.
     """
-    waiting = [True]
 
     def once_more(_: int) -> None:
-        if waiting:
-            waiting.clear()
-            _refuse_states(ranks, hooks, ready=True)
+        # Another list, as this one is being gone through.
+        engine.watches = [watch for watch in engine.watches if watch is not once_more]
+        _refuse_states(ranks, hooks, ready=True)
 
     _refuse_states(ranks, hooks, ready=False)
     engine.watches.append(once_more)

@@ -2,6 +2,7 @@
 
 import io
 import time
+from abc import ABC, abstractmethod
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ _IN_FLIGHT = 3
 _ABORT_SECONDS = 5.0
 
 
-class Upload:
+class Upload(ABC):
     """A file that appears when it is finished, whole, and not at all when it is aborted."""
 
     def __init__(self, store: "RemoteStore", guard: Guard, at: str) -> None:
@@ -46,6 +47,7 @@ class Upload:
         else:
             self._send_whole(self._buffer.getvalue())
 
+    @abstractmethod
     def abort(self) -> None:
         """Leave nothing behind, as far as the store lets us."""
 
@@ -57,17 +59,21 @@ class Upload:
         self._buffer = io.BytesIO()
         self._send(self._parts, data)
 
+    @abstractmethod
     def _send_whole(self, data: bytes) -> None:
-        raise NotImplementedError
+        """Send a file that fits into one request."""
 
+    @abstractmethod
     def _begin(self) -> None:
-        raise NotImplementedError
+        """Announce a file in parts."""
 
+    @abstractmethod
     def _send(self, number: int, data: bytes) -> None:
-        raise NotImplementedError
+        """Send a part, the first being number 1."""
 
+    @abstractmethod
     def _complete(self) -> None:
-        raise NotImplementedError
+        """Have the parts become the file."""
 
 
 class StreamUpload(Upload):

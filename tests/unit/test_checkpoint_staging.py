@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from stratrun.checkpoint import Staging
-from stratrun.checkpoint.staging import bytes_of
 from tests.checkpoints import odd_tensors, same
 
 
@@ -66,10 +65,19 @@ def test_another_state_is_copied_as_well(change):
 def test_reserved_memory_is_what_a_copy_goes_to():
     live = {"a": torch.randn(300), "b": torch.randn(7, 9), "e": torch.empty(0)}
     staging = Staging()
-    thread = threading.Thread(target=staging.reserve, args=(bytes_of(live.values()),))
+    thread = threading.Thread(target=staging.reserve, args=(sum(tensor.nbytes for tensor in live.values()),))
     thread.start()
     thread.join()
     place = staging._plain._memory.data_ptr()
     staged = staging.take(live)
     assert staged["a"].data_ptr() == place
     assert staging._plain._memory.data_ptr() == place
+
+
+def test_memory_that_was_reserved_is_enough_for_some_small_tensors_more():
+    staging = Staging()
+    live = {"counted": torch.zeros(2 << 20, dtype=torch.uint8)}
+    staging.reserve(live["counted"].nbytes)
+    before = staging._plain._memory.data_ptr()
+    staging.take({**live, **{f"step {i}": torch.tensor(float(i)) for i in range(100)}})
+    assert staging._plain._memory.data_ptr() == before

@@ -3,6 +3,7 @@
 import json
 import time
 from argparse import ArgumentParser, Namespace
+from typing import Any
 
 from stratrun.checkpoint import StoredCheckpoint
 from stratrun.checkpoint.reader import damage
@@ -60,8 +61,8 @@ def check(folder: Folder) -> tuple[str | None, float]:
     return None, time.perf_counter() - start
 
 
-def _result(entry: Entry) -> dict[str, object]:
-    result: dict[str, object] = {"name": entry.name, "step": entry.step, "size": entry.size}
+def _result(entry: Entry) -> dict[str, Any]:
+    result: dict[str, Any] = {"name": entry.name, "step": entry.step, "size": entry.size}
     if entry.state in _UNFINISHED:
         return {**result, "state": entry.state, "reason": None}
     try:
@@ -74,10 +75,9 @@ def _result(entry: Entry) -> dict[str, object]:
     return {**result, "state": "intact", "reason": None, "seconds": seconds, "bytes_per_second": rate}
 
 
-def _line(result: dict[str, object], width: int) -> str:
-    state = str(result["state"])
-    line = f"{result['name']:{width}}  {state:10}"
-    if state == "intact":
-        rate = float(result["bytes_per_second"]) / 1e9  # type: ignore[arg-type]
-        return f"{line}  {text.size(int(result['size'])):>8}  {rate:.2f} GB/s"  # type: ignore[call-overload]
+def _line(result: dict[str, Any], width: int) -> str:
+    line = f"{result['name']:{width}}  {result['state']:10}"
+    if result["state"] == "intact":
+        rate = result["bytes_per_second"] / 1e9
+        return f"{line}  {text.size(result['size']):>8}  {rate:.2f} GB/s"
     return f"{line}  {result['reason']}" if result["reason"] else line.rstrip()
