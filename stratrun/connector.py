@@ -7,7 +7,15 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from stratrun.accelerators.base import Accelerator
-from stratrun.distributed import Collectives, ProcessEnv, control_group, join, message_board, torchrun_command
+from stratrun.distributed import (
+    Collectives,
+    DataRanks,
+    ProcessEnv,
+    control_group,
+    join,
+    message_board,
+    torchrun_command,
+)
 from stratrun.engine import Clipping, Engine
 from stratrun.errors import ConfigError, IncompatibleError, UnknownNameError
 from stratrun.precision.base import Precision
@@ -40,6 +48,8 @@ class Wiring(NamedTuple):
 
     engine: Engine
     collectives: Collectives
+    data: Collectives | DataRanks
+    """Exchanges between those that have different samples."""
     saving: Collectives
     """A group of their own for saves, which go on beside all else."""
     device: torch.device
@@ -89,17 +99,18 @@ def connect(
     collectives = Collectives(env, control_group(env, timeout), board)
     # One board for both, as an exchange of the one breaks off for a rank that was lost in the other, too.
     saving = Collectives(env, control_group(env, save_timeout), message_board(env, board), tells=True)
+    data = DataRanks(collectives, strategy.ranks_per_batch) if strategy.ranks_per_batch > 1 else collectives
     precision.setup(device.type)
     engine = Engine(
         accelerator=accelerator,
         strategy=strategy,
         precision=precision,
-        collectives=collectives,
+        data=data,
         device=device,
         state=state,
         clipping=clipping,
     )
-    return Wiring(engine, collectives, saving, device, accelerator.pin_memory, owns_group, reasons)
+    return Wiring(engine, collectives, data, saving, device, accelerator.pin_memory, owns_group, reasons)
 
 
 def _accelerator(spec: Any, reasons: list[str]) -> Accelerator:
@@ -159,6 +170,11 @@ def _check_processes(strategy: Strategy, env: ProcessEnv) -> None:
             f"strategy={strategy.name!r} needs several processes, but this is a lone one; start it with\n"
             f"  {torchrun_command()}\n"
             "or use strategy='auto', which takes what it is launched with"
+        )
+    if env.world_size % strategy.multiple_of:
+        raise IncompatibleError(
+            f"strategy={strategy.name!r} as it is set needs a multiple of {strategy.multiple_of} ranks, but "
+            f"WORLD_SIZE={env.world_size}; launch another number, or change its settings"
         )
     if not strategy.needs_process_group and env.world_size > 1:
         fitting = [cls.name for cls in _classes(STRATEGIES, Strategy) if cls.needs_process_group]

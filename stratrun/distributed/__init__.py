@@ -1,9 +1,11 @@
 from stratrun.distributed.collectives import Collectives
+from stratrun.distributed.data_ranks import DataRanks
 from stratrun.distributed.env import ProcessEnv, program_command, torchrun_command
 from stratrun.distributed.process_group import check_backend, control_group, join, leave, message_board
 
 __all__ = [
     "Collectives",
+    "DataRanks",
     "ProcessEnv",
     "check_backend",
     "control_group",

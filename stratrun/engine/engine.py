@@ -10,18 +10,16 @@ from torch.optim import Optimizer
 
 from stratrun.accelerators.base import Accelerator
 from stratrun.accelerators.transfer import move_batch
-from stratrun.distributed import Collectives
 from stratrun.engine.clipping import Clipping
 from stratrun.engine.contract import detached, losses_of
 from stratrun.engine.placed import Placed
+from stratrun.engine.saved import Exchange, Saved
 from stratrun.engine.updates import Updates
-from stratrun.engine.window import shared_out
 from stratrun.precision.base import Precision
 from stratrun.state import BatchInfo, TrainState
 from stratrun.strategies.base import Strategy
 
 T = TypeVar("T")
-Own = Mapping[str, Any] | None
 _NOTHING = nullcontext()
 
 
@@ -39,7 +37,7 @@ class Engine:
         accelerator: Accelerator,
         strategy: Strategy,
         precision: Precision,
-        collectives: Collectives,
+        data: Exchange,
         device: torch.device,
         state: TrainState,
         clipping: Clipping | None = None,
@@ -54,16 +52,38 @@ class Engine:
         self._accelerator = accelerator
         self._strategy = strategy
         self._precision = precision
-        self._collectives = collectives
+        self._data = data
         self._device = device
         self._updates = Updates(strategy, precision, clipping, state)
         self._placed: Placed
+        self.saved: Saved
+        """What a checkpoint keeps; there once a model is placed."""
 
-    def place(self, model: nn.Module, loss: Callable[..., Any] | None) -> None:
-        """Bring the model to its device and number format. Enough for evaluation."""
-        self.model = model
+    def place(
+        self,
+        build: Callable[[], nn.Module],
+        loss: Callable[..., Any] | None,
+        transforms: Sequence[Callable[[nn.Module], None]] = (),
+    ) -> None:
+        """Bring a model to its device and number format. Enough for evaluation.
+
+        Args:
+            transforms: Called on the model first; they may change how parts of it are computed.
+        """
+        self.model = build()
+        for transform in transforms:
+            transform(self.model)
         self._placed = Placed(
-            model, loss, device=self._device, precision=self._precision, strategy=self._strategy
+            self.model, loss, device=self._device, precision=self._precision, strategy=self._strategy
+        )
+        self.saved = Saved(
+            self._placed,
+            self._updates,
+            strategy=self._strategy,
+            precision=self._precision,
+            accelerator=self._accelerator,
+            device=self._device,
+            data=self._data,
         )
 
     def prepare_training(self, build: Callable[[nn.Module], dict[str, Optimizer]], several: bool) -> None:
@@ -159,12 +179,12 @@ class Engine:
         if not names:
             return {}
         packed = torch.tensor([float(values[name]) for name in names], dtype=torch.float64)
-        total = self._collectives.sum(packed) / self._collectives.world_size
+        total = self._data.sum(packed) / self._data.world_size
         return dict(zip(names, total.tolist(), strict=True))
 
     def collect(self, items: list[tuple[int, T]]) -> list[T]:
         """Merge what all processes hold into one list, in order of the first of each pair."""
-        together = [item for part in self._collectives.gather(items) for item in part]
+        together = [item for part in self._data.gather(items) for item in part]
         return [value for _, value in sorted(together, key=lambda item: item[0])]
 
     def memory(self) -> dict[str, float]:
@@ -192,31 +212,6 @@ class Engine:
     def state_module(self) -> nn.Module:
         """What the names in a checkpoint are relative to: the model, unless the loss has state too."""
         return self._placed.named
-
-    def shared_state(self) -> dict[str, Any]:
-        """State that is the same on every process, under logical names."""
-        state = self._strategy.state_dict(self.state_module, self.optimizers)
-        return {**state, "precision": self._precision.state_dict()}
-
-    def load_shared_state(self, state: dict[str, Any]) -> None:
-        self._strategy.load_state_dict(self.state_module, self.optimizers, state)
-        self._precision.load_state_dict(state["precision"])
-
-    def own_state(self) -> dict[str, Any]:
-        """State of this process: its device's generator, the open window, what the strategy keeps apart."""
-        window = self._updates.open_window(self.state_module)
-        strategy = self._strategy.own_state(self._placed.wrapped)
-        return {"rng": self._accelerator.rng_state(self._device), "window": window, "strategy": strategy}
-
-    def load_own_state(self, state: Own, owns: Sequence[Own] = ()) -> None:
-        """Put back what `own_state` returned; `owns`: on all processes, where they were more or fewer."""
-        if state is not None:
-            self._accelerator.set_rng_state(self._device, state["rng"])
-            if not owns:
-                self._strategy.load_own_state(self._placed.wrapped, state.get("strategy", {}))
-        windows = [own["window"] for own in (owns or [state]) if own is not None]
-        ranks = self._collectives.world_size if owns else 1
-        self._updates.reopen_window(self.state_module, shared_out(windows, ranks))
 
     def _evaluate(self, batch: Any, mode: str) -> Any:
         if self.model.training:

@@ -8,7 +8,7 @@ from torch import nn
 
 from stratrun.engine.step_module import StepModule
 from stratrun.precision.base import Precision
-from stratrun.strategies.base import Strategy
+from stratrun.strategies.base import Initial, Strategy
 
 
 class Placed:
@@ -19,12 +19,14 @@ class Placed:
         model: nn.Module,
         loss: Callable[..., Any] | None,
         *,
+        initial: Initial | None = None,
         device: torch.device,
         precision: Precision,
         strategy: Strategy,
     ) -> None:
         self.model = model
-        self.bare: StepModule = precision.convert_module(StepModule(model, loss).to(device))  # type: ignore[assignment]
+        self.bare: StepModule = precision.convert_module(StepModule(model, loss))  # type: ignore[assignment]
+        strategy.place(self.bare, device, compute_dtype=precision.compute_dtype, initial=initial)
         self.wrapped: nn.Module = self.bare
         self._device = device
         self._strategy = strategy

@@ -190,7 +190,7 @@ class RunnerContext:
         if spec is None:
             return None
         evaluator = build_evaluator(spec)
-        evaluator.bind(self._started.ranks, self.engine.batch, self._started.device)
+        evaluator.bind(self._started.data, self.engine.batch, self._started.device)
         return evaluator
 
     @cached_property

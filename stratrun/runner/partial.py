@@ -176,7 +176,7 @@ class _Loading:
     def load_engine(self) -> None:
         engine = self._runner.engine
         if self._engine.keys() - {"model"}:
-            engine.load_shared_state({**engine.shared_state(), **self._engine})
+            engine.saved.load_shared_state({**engine.saved.shared_state(), **self._engine})
         elif self._engine:
             try:
                 engine.state_module.load_state_dict(self._engine["model"])
@@ -190,7 +190,7 @@ class _Loading:
                 self._weights[0], f"{wanted} does not fit the model", strict=wanted.strict, skip=wanted.skip
             )
         renamed = wanted.rename.apply(self._shared[MODEL])
-        present = runner.engine.shared_state()["optimizers"]
+        present = runner.engine.saved.shared_state()["optimizers"]
         merged: dict[str, Any] = {}
         for key, own in present.items():
             what = f"{wanted} does not fit {_called(key)}"
@@ -293,7 +293,7 @@ class _Loading:
             base = (runner.seed, "rank", runner.rank, "iter")
             return [lambda: seed_everything(derive_seed(*base, runner.iter))]
         return [
-            lambda: runner.engine.load_own_state({"rng": own["engine"]["rng"], "window": {}}),
+            lambda: runner.engine.saved.load_own_state({"rng": own["engine"]["rng"], "window": {}}),
             lambda: set_host_rng_state(own["rng"]),
         ]
 

@@ -45,7 +45,7 @@ class Savable(Protocol):
 
 def shared_state(runner: Savable) -> dict[str, Any]:
     """State that is the same on every rank."""
-    return {**runner.engine.shared_state(), **beside_engine(runner)}
+    return {**runner.engine.saved.shared_state(), **beside_engine(runner)}
 
 
 def beside_engine(runner: Savable) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def own_state(runner: Savable, *, records: bool = True) -> dict[str, Any]:
         records: Whether with the values of training steps, which are then read from the device.
     """
     return {
-        "engine": runner.engine.own_state(),
+        "engine": runner.engine.saved.own_state(),
         "loader": _feed_state(runner).get("loader"),
         **({"records": runner.records.state_dict()} if records else {}),
         "rng": host_rng_state(),
@@ -99,7 +99,7 @@ def restore_shared(runner: Savable, state: dict[str, Any]) -> list[str]:
     Raises:
         CheckpointError: the run is built of other parts than the one that was saved.
     """
-    runner.engine.load_shared_state(state)
+    runner.engine.saved.load_shared_state(state)
     runner.state.load_state_dict(state["counters"])
     if len(state["schedules"]) != len(runner.schedules):
         raise CheckpointError(
@@ -132,7 +132,7 @@ def restore_own(
         own = {} if loader is None else {"loader": loader}
         runner.train_dataloader.load_state_dict({**data, **own})
     engine = None if state is None else state["engine"]
-    runner.engine.load_own_state(engine, [own["engine"] for own in owns])
+    runner.engine.saved.load_own_state(engine, [own["engine"] for own in owns])
     # A run that broke off in the middle of an iteration saves no values of steps.
     if owns and runner.rank == 0:
         runner.records.load_state_dict(merged([own["records"] for own in owns if "records" in own]))

@@ -140,7 +140,7 @@ class Runner(RunnerContext):
         checks.check_hooked(self._form, job, self.hooks)
         resume.check(self, self._started.ranks, self._form, job)
         if not self._placed:
-            self.engine.place(parts.build_model(self._form.model), parts.build_loss(self._form.loss))
+            self.engine.place(lambda: parts.build_model(self._form.model), parts.build_loss(self._form.loss))
             self._placed = True
         if job == "train" and not self._can_train:
             self._schedules = start.prepare_training(self._form, self.engine)

@@ -15,7 +15,7 @@ import torch
 from stratrun.checkpoint import Checkpointer
 from stratrun.connector import choose, connect
 from stratrun.data import Feed
-from stratrun.distributed import Collectives, ProcessEnv, leave
+from stratrun.distributed import Collectives, DataRanks, ProcessEnv, leave
 from stratrun.engine import Clipping, Engine
 from stratrun.errors import DataError
 from stratrun.loggers import LoggerGroup, RecordBuffer
@@ -37,6 +37,8 @@ class Started:
 
     engine: Engine
     ranks: Collectives
+    data: Collectives | DataRanks
+    """Exchanges between those ranks that have different samples."""
     records: RecordBuffer
     loggers: LoggerGroup
     checkpointer: Checkpointer
@@ -73,20 +75,21 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
     wiring = connect(
         choice, env=env, state=state, clipping=clipping, backend=environment.backend, timeouts=timeouts
     )
-    ranks = wiring.collectives
+    ranks, data = wiring.collectives, wiring.data
     randomness.apply()
     drawn = draw_seed() if randomness.seed is None else randomness.seed
     work_dir, run_id, seed = ranks.from_main((_work_dir(form), uuid4().hex[:12], drawn))
-    # The main rank's stream is that of a plain script with this seed; the others have their own,
-    # or dropout would be the same on all of them.
-    seed_everything(seed if ranks.is_main else derive_seed(seed, "rank", ranks.rank))
+    # The main rank's stream is that of a plain script with this seed; others have their own, or dropout
+    # would be the same on all of them. Ranks that work on the same samples have the same.
+    seed_everything(derive_seed(seed, "rank", data.rank) if data.rank else seed)
     place = Folder(work_dir, **saving.storage_options).child("checkpoints")
     checkpointer = Checkpointer(place, ranks, run_id=run_id, saving=wiring.saving, deadline=saving.deadline)
     wiring.engine.watches.append(checkpointer.raise_if_failed)
     return Started(
         engine=wiring.engine,
         ranks=ranks,
-        records=RecordBuffer(ranks),
+        data=data,
+        records=RecordBuffer(data),
         loggers=LoggerGroup(),
         checkpointer=checkpointer,
         work_dir=work_dir,
@@ -94,8 +97,8 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
         reasons=wiring.reasons,
         feeding={
             "seed": seed,
-            "rank": ranks.rank,
-            "world_size": ranks.world_size,
+            "rank": data.rank,
+            "world_size": data.world_size,
             "batch": wiring.engine.batch,
             "move": wiring.engine.move,
             "pin_memory": wiring.pin_memory,

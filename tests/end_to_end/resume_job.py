@@ -223,7 +223,7 @@ def outcome(runner: Runner, model: Any, memory: Memory, metrics: dict[str, float
         "logged": memory.rows,
         "counts": memory.counts,
         "weights": dict(model.state_dict()),
-        "engine": runner.engine.shared_state(),
+        "engine": runner.engine.saved.shared_state(),
         "schedules": [schedule.state_dict() for schedule in runner.schedules],
         "counters": runner.state.state_dict(),
         "metrics": metrics,

@@ -62,7 +62,7 @@ def test_by_default_the_weights_are_loaded_and_all_else_is_new(saved: str, tmp_p
     assert same(weights(run.model), weights(trained.model))
     assert not same(weights(run.model), weights(network()))
     assert (run.iter, run.epoch) == (0, 0)
-    assert run.engine.shared_state()["optimizers"]["optimizer"]["state"] == {}
+    assert run.engine.saved.shared_state()["optimizers"]["optimizer"]["state"] == {}
     report = run.load_report
     assert report is not None
     assert (report.url, report.parts, report.missing, report.unexpected) == (saved, ("model",), [], [])
@@ -78,7 +78,7 @@ def test_moments_come_with_learning_rates_unless_the_run_has_a_schedule_of_its_o
     ):
         options: dict[str, Any] = {"optimizer": {"type": "Adam", "lr": 0.75}, "param_scheduler": schedule}
         run = load(tmp_path / str(number), load_from=wanted, **options)
-        state = run.engine.shared_state()["optimizers"]["optimizer"]
+        state = run.engine.saved.shared_state()["optimizers"]["optimizer"]
         assert [group["lr"] for group in state["param_groups"]] == [rate]
         assert {name: int(one["step"]) for name, one in state["state"].items()} == dict.fromkeys(
             weights(run.model), 8
@@ -93,7 +93,7 @@ def test_the_loss_scale_comes_with_the_part_called_precision(tmp_path: Path) -> 
         run = load(
             tmp_path / str(len(parts)), load_from=wanted, precision={"type": "16-mixed", "init_scale": 4.0}
         )
-        assert run.engine.shared_state()["precision"]["scale"] == scale
+        assert run.engine.saved.shared_state()["precision"]["scale"] == scale
 
 
 def test_a_job_without_training_takes_the_weights_and_a_later_training_the_rest(
@@ -129,7 +129,7 @@ def test_weights_and_moments_find_their_place_under_new_names(saved: str, tmp_pa
     run = load(tmp_path, network(seed=9, body="encoder"), load_from=wanted)
     plain = load(tmp_path / "plain", load_from=saved)
     assert weights(run.model)["encoder.weight"].equal(weights(plain.model)["body.weight"])
-    state = run.engine.shared_state()["optimizers"]["optimizer"]["state"]
+    state = run.engine.saved.shared_state()["optimizers"]["optimizer"]["state"]
     assert state.keys() == {"encoder.weight", "encoder.bias", "head.weight", "head.bias"}
     assert run.load_report is not None
     assert run.load_report.renamed == {"body.weight": "encoder.weight", "body.bias": "encoder.bias"}
@@ -151,7 +151,7 @@ def test_what_fits_is_loaded_and_the_rest_reported_when_not_strict(saved: str, t
     assert report.unexpected == ["body.bias"]
     assert report.skipped == {"head.weight": ((3, 8), (5, 8)), "head.bias": ((3,), (5,))}
     assert [name for name in before if not before[name].equal(after[name])] == ["encoder.weight"]
-    assert list(run.engine.shared_state()["optimizers"]["optimizer"]["state"]) == ["encoder.weight"]
+    assert list(run.engine.saved.shared_state()["optimizers"]["optimizer"]["state"]) == ["encoder.weight"]
     assert "model: 1 loaded, 3 missing, 1 unexpected, 2 skipped, 1 renamed" in words.said[0]
     assert "'head.weight' (3, 8), here (5, 8)" in words.said[0]
     train(tmp_path / "on", run.model)  # fresh moments are made when they are needed

@@ -85,7 +85,7 @@ def run(
     return {
         "weights": weights(built),
         "optimizers": {name: one.state_dict() for name, one in runner.engine.optimizers.items()},
-        "precision": runner.engine.shared_state()["precision"],
+        "precision": runner.engine.saved.shared_state()["precision"],
         "counters": runner.state.state_dict(),
     }
 

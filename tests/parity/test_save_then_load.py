@@ -45,7 +45,7 @@ class Keep(Hook):
 
 
 def state_of(runner: Any) -> dict[str, Any]:
-    saved = runner.engine.shared_state()["optimizers"]["optimizer"]["state"]
+    saved = runner.engine.saved.shared_state()["optimizers"]["optimizer"]["state"]
     moments = {name: {k: torch.as_tensor(v).clone() for k, v in one.items()} for name, one in saved.items()}
     return {"weights": weights(runner.model), "moments": moments}
 
