@@ -1,137 +1,16 @@
-"""Local ranks that stay up between tests.
+"""Local ranks that stay up between tests."""
 
-Two ranks cost half a second instead of five, as they are forked with torch already imported. Calls and
-results travel over pipes, with the cwd, the environment and the warning filters of the test. The first rank
-that fails ends the call and spoils the group; the next call starts a new one. A call that takes too long is
-an error that shows where each rank stands.
-"""
+from stratrun.testing.rank_server import RankServer
+from stratrun.testing.ranks import CALL_LIMIT, RemoteTraceback
+from stratrun.testing.ranks import Ranks as _Ranks
 
-import os
-import pickle
-import shutil
-import signal
-import tempfile
-import time
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import Any, NoReturn
-
-from tests.rank_server import Call, RankError, RankServer, Reply
-
-CALL_LIMIT = 45.0  # above the group's timeout, so that a hung collective reports itself, below pytest's
+__all__ = ["CALL_LIMIT", "Ranks", "RemoteTraceback"]
 
 
-class RemoteTraceback(Exception):
-    """The cause of an error that was raised in a rank: the text of its traceback there."""
+class Ranks(_Ranks):
+    """`Ranks` with the server of the test session first."""
 
-
-@dataclass
-class Ranks:
-    """`ranks(function, *args, **kwargs)` calls a module-level function on each rank at the same time.
-
-    Returns the results by rank. With `joined` the default process group (gloo) is up in each rank; without it
-    only the variables that torchrun sets are there. What the ranks printed is in `output` after a call.
-    """
-
-    server: RankServer
-    world_size: int
-    joined: bool = True
-    limit: float = CALL_LIMIT
-    output: list[str] = field(default_factory=list)
-    _pids: list[int] = field(default_factory=list)
-    _pipes: list[Connection] = field(default_factory=list)
-    _folder: Path | None = None
-
-    def __call__(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> list[Any]:
-        call = Call(function, args, kwargs, os.getcwd(), dict(os.environ), list(warnings.filters))
-        message = _dumps(call)
-        if not self._pids:
-            self._start()
-        try:
-            for pipe in self._pipes:
-                pipe.send_bytes(message)
-            replies = self._collect()
-        except BaseException:
-            self.stop()
-            raise
-        self._read_output()
-        if any(reply.spent for reply in replies):
-            self.stop()
-        return [reply.value for reply in replies]
-
-    def stop(self) -> None:
-        """End the ranks. The next call starts new ones."""
-        if not self._pids:
-            return
-        pids, self._pids = self._pids, []
-        self.server.kill(pids)  # those that `_fail_dead` has ended are passed over
-        for pipe in self._pipes:
-            pipe.close()
-        self._pipes = []
-        self._read_output()
-        assert self._folder is not None
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _start(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="stratrun-ranks-"))
-        self._pids, self._pipes = self.server.fork(self.world_size, self._folder, self.joined)
-
-    def _collect(self) -> list[Reply]:
-        replies: dict[int, Reply] = {}
-        deadline = time.monotonic() + self.limit
-        while len(replies) < self.world_size:
-            waiting = [rank for rank in range(self.world_size) if rank not in replies]
-            ready = wait([self._pipes[rank] for rank in waiting], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                self._fail_hung(waiting)
-            for rank in waiting:
-                if self._pipes[rank] in ready:
-                    replies[rank] = self._receive(rank)
-        return [replies[rank] for rank in range(self.world_size)]
-
-    def _receive(self, rank: int) -> Reply:
-        try:
-            reply = pickle.loads(self._pipes[rank].recv_bytes())
-        except (EOFError, ConnectionError) as error:
-            self._fail_dead(rank, error)
-        if reply.error is not None:
-            self._read_output()
-            cause = RemoteTraceback(f"on rank {rank} of {self.world_size}\n{reply.trace}{self._said()}")
-            raise reply.error from cause
-        assert isinstance(reply, Reply)
-        return reply
-
-    def _fail_dead(self, rank: int, error: Exception) -> NoReturn:
-        code = self.server.kill(self._pids)[rank]
-        self._read_output()
-        raise RankError(f"rank {rank} of {self.world_size} died, exit code {code}{self._said()}") from error
-
-    def _fail_hung(self, waiting: list[int]) -> NoReturn:
-        for rank in waiting:
-            os.kill(self._pids[rank], signal.SIGUSR1)  # faulthandler writes the stacks to the rank's output
-        time.sleep(0.5)
-        self._read_output()
-        names = ", ".join(map(str, waiting))
-        raise RankError(f"rank {names} of {self.world_size}: no answer in {self.limit:g} s{self._said()}")
-
-    def _read_output(self) -> None:
-        if self._folder is not None and self._folder.exists():
-            names = [self._folder / f"rank-{rank}.txt" for rank in range(self.world_size)]
-            self.output = [name.read_text(errors="replace") if name.exists() else "" for name in names]
-
-    def _said(self) -> str:
-        return "".join(f"\n--- output of rank {i}\n{text}" for i, text in enumerate(self.output) if text)
-
-
-def _dumps(call: Call) -> bytes:
-    try:
-        return pickle.dumps(call)
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        name = getattr(call.function, "__qualname__", repr(call.function))
-        raise TypeError(
-            f"{name} and its arguments cannot be sent to the ranks; give a module-level function "
-            f"and plain values ({error})"
-        ) from error
+    def __init__(
+        self, server: RankServer, world_size: int, joined: bool = True, limit: float = CALL_LIMIT
+    ) -> None:
+        super().__init__(world_size, joined, limit, server)

@@ -25,7 +25,10 @@ FUNCTION_LINES, CLASS_LINES, RUNNER_LINES = 50, 200, 300
 CONSTRUCTOR_ARGUMENTS, SEAM_METHODS = 8, 8
 SEAMS = ("Accelerator", "Logger", "Metric", "Precision", "Strategy")
 MAY_PRINT = ("stratrun/cli/", "stratrun/loggers/console.py")
-MAY_NAME_DISTRIBUTED = ("stratrun/distributed/", "stratrun/strategies/", "stratrun/checkpoint/")
+MAY_NAME_DISTRIBUTED = (
+    *("stratrun/distributed/", "stratrun/strategies/", "stratrun/checkpoint/"),
+    "stratrun/testing/",
+)
 NOBODY_S_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "misc"}
 # What a loop, a hook or an example never has to say: words of the layers below them.
 LOW_WORDS = re.compile(
