@@ -14,9 +14,10 @@ from stratrun.checkpoint.agreement import Alarm, decided_by_main, together
 from stratrun.checkpoint.background import Background
 from stratrun.checkpoint.contribution import Contribution, Target, contribution
 from stratrun.checkpoint.discovery import committed_steps, look_into
+from stratrun.checkpoint.division import Division
 from stratrun.checkpoint.holdings import Holdings
 from stratrun.checkpoint.loading import load_exactly, load_newest
-from stratrun.checkpoint.reader import Loaded
+from stratrun.checkpoint.reader import Loaded, Room
 from stratrun.checkpoint.staging import Staging
 from stratrun.distributed.collectives import Collectives
 from stratrun.errors import CheckpointError, ConfigError
@@ -41,17 +42,21 @@ class Checkpointer:
         run_id: str,
         saving: Collectives | None = None,
         deadline: float = 600.0,
+        division: Division | None = None,
     ) -> None:
         """
         Args:
             saving: Exchanges for saves alone, which need them to go on beside the run.
             deadline: Seconds that a save may take.
+            division: How the run is divided over its ranks; by default each has samples of its own.
         """
         if not layout.RUN_ID.fullmatch(run_id):
             raise ConfigError(f"run_id={run_id!r} must be 1 to 64 letters, digits, '-' or '_'")
         self.folder = folder
         self.run_id = run_id
         self._ranks = collectives
+        self._division = division or Division(collectives.world_size)
+        self._noted = self._division.noted()
         self._background = Background(collectives if saving is None else saving, deadline)
         self._staging = Staging()
         self._reserving: threading.Thread | None = None
@@ -94,7 +99,7 @@ class Checkpointer:
         alarm = self._background.clear(str(target))
         ranks = self._background.ranks
         take = self._staging.take if background else dict
-        brought, staged, error = _brought(partial(contribution, ranks, shared, own, meta), take)
+        brought, staged, error = _brought(partial(contribution, ranks, shared, own, meta, self._noted), take)
         ready = partial(together, ranks, str(target), partial(_ready, error, self._staging))
         if error is not None and ranks.world_size == 1:
             ready()  # nobody else has to hear of it first
@@ -141,13 +146,19 @@ class Checkpointer:
         self._reserving = threading.Thread(target=work, name="stratrun-reserve")
         self._reserving.start()
 
-    def load(self, which: Literal["latest"] | int | str | os.PathLike[str] | Folder = "latest") -> Loaded:
+    def load(
+        self,
+        which: Literal["latest"] | int | str | os.PathLike[str] | Folder = "latest",
+        room: Room | None = None,
+    ) -> Loaded:
         """Read a checkpoint, every byte verified, into host memory.
 
         Args:
             which: A step of this folder; a checkpoint, or a folder of them, by path or URL;
                 ``"latest"`` for the newest of this folder. In a folder of them, a damaged one is
                 passed over for the next older one, and the reason is logged.
+            room: Where tensors are read to that this rank is to have a part of only. See
+                `StoredCheckpoint.read`.
 
         Raises:
             CheckpointNotFoundError: there is none.
@@ -158,8 +169,8 @@ class Checkpointer:
         path, steps = decided_by_main(self._ranks, f"looking into {start}", partial(look_into, start))
         folder = start.child(path) if path else start
         if steps is None:
-            return self._adopt(load_exactly(self._ranks, folder), folder.parent)
-        return self._adopt(load_newest(self._ranks, folder, steps), folder)
+            return self._adopt(load_exactly(self._ranks, folder, self._division, room), folder.parent)
+        return self._adopt(load_newest(self._ranks, folder, steps, self._division, room), folder)
 
     def claim(self, after: int = -1) -> None:
         """Refuse to train where later checkpoints would be in the way, before any work is lost.

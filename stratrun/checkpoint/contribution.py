@@ -24,10 +24,15 @@ class Contribution:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
-def contribution(ranks: Collectives, shared: Any, own: Any, meta: Mapping[str, Any] | None) -> Contribution:
+def contribution(
+    ranks: Collectives, shared: Any, own: Any, meta: Mapping[str, Any] | None, noted: Mapping[str, Any]
+) -> Contribution:
     """Take the state of a rank apart. Tensors are neither copied nor moved.
 
     What is the same everywhere is the main rank's to write; the others bring what is sharded of it.
+
+    Args:
+        noted: What goes with `meta` whatever that is.
 
     Raises:
         CheckpointError: some of it cannot be saved; says where it sits.
@@ -36,6 +41,9 @@ def contribution(ranks: Collectives, shared: Any, own: Any, meta: Mapping[str, A
     shared = shared() if callable(shared) else shared
     own = own() if callable(own) else own
     made.own, made.tensors = flatten(own, prefix=f"{_OWN}{ranks.rank:05d}/")
+    spread = [name for name, tensor in made.tensors.items() if hasattr(tensor, "placements")]
+    if spread:
+        raise CheckpointError(f"{spread[0]!r} is spread over ranks, and is saved as the state of one alone")
     made.shared, common = flatten(shared)
     if not ranks.is_main:
         common = {name: tensor for name, tensor in common.items() if hasattr(tensor, "placements")}
@@ -43,7 +51,7 @@ def contribution(ranks: Collectives, shared: Any, own: Any, meta: Mapping[str, A
     if clash:
         raise CheckpointError(f"no shared state may be called {clash[0].partition('/')[0]!r}")
     made.tensors.update(common)
-    made.meta, unexpected = flatten(dict(meta or {}))
+    made.meta, unexpected = flatten({**(meta or {}), **noted})
     if unexpected:
         raise CheckpointError(f"meta must hold plain values; {next(iter(unexpected))!r} is a tensor")
     return made

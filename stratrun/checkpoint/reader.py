@@ -1,7 +1,7 @@
 """A committed checkpoint, read with every byte of it checked."""
 
 import errno
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stratrun.checkpoint import layout
 from stratrun.checkpoint.discovery import neighbours
+from stratrun.checkpoint.division import Division
 from stratrun.checkpoint.index import Index
 from stratrun.checkpoint.opening import meta_of, open_manifest, read_json
 from stratrun.checkpoint.shards import dtype_name
@@ -22,6 +23,9 @@ from stratrun.storage import Folder
 if TYPE_CHECKING:  # a second of imports, for what only reading tensors needs
     from stratrun.checkpoint.storage_reader import ShardReader
 
+Room = Callable[[str, torch.Size, torch.dtype], Tensor | None]
+"""Gives what a stored tensor is read to, by its name in `index`; None for a new one in host memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -30,14 +34,17 @@ class Loaded:
     shared: Any
     """State that was the same on all ranks."""
     own: Any
-    """State of this rank; None when fewer ranks saved than now load."""
+    """State of this rank, or of one that had the same samples; None where none had."""
     meta: dict[str, Any]
     """What was given as `meta`, with `step`, `run_id` and `world_size` of the saving run."""
     url: str
     passed_over: dict[int, str] = field(default_factory=dict)
     """Newer checkpoints that are damaged: the reason by step."""
     owns: list[Any] = field(default_factory=list)
-    """State of each saving rank, where another number of ranks saved than now loads."""
+    """State of each saving rank, one for each part of the samples, where another run than this shared
+    them out, or gradients, in another way."""
+    same_ranks: bool = True
+    """Whether `own` was saved by a rank that did what this one does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,37 +75,47 @@ class StoredCheckpoint:
         return self.manifest.step
 
     def read(
-        self, rank: int = 0, world_size: int = 1, template: Mapping[str, Tensor] | None = None
+        self,
+        rank: int = 0,
+        division: Division | int = 1,
+        template: Mapping[str, Tensor] | Room | None = None,
     ) -> Loaded:
         """All that this rank needs: the shared state and its own.
 
         Args:
             rank: Which of the ranks that now load this is.
-            world_size: How many those are.
-            template: Tensors by the names of `describe`, spread over ranks or on any device, to be
-                filled and to occur in the state in place of new ones in host memory.
+            division: How the run is divided over those, or their number.
+            template: Tensors by the names of `describe`, spread over ranks or on any device, to be filled
+                and to occur in the state in place of new ones in host memory. Of tensors that are spread,
+                only what this rank holds is fetched. Not asked for what this rank alone reads.
 
         Raises:
             CheckpointCorruptedError: some of it is not as written.
             CheckpointError: a tensor of the template has another shape.
             OSError: it could not be fetched.
         """
-        state = self._state
+        now = Division(division) if isinstance(division, int) else division
+        state, meta = self._state, self.meta
+        saved = Division.of(meta, self.manifest.world_size)
         shared, owns = state["shared"], state["ranks"]
-        own = owns[rank] if rank < len(owns) else None
-        every = owns if world_size != self.manifest.world_size else []
-        tensors = self.read_tensors(tensor_names([shared, own, every]), template)
-        own = unflatten(own, tensors)
+        own, every = now.own(saved, owns, rank), now.every(saved, owns)
+        common = tensor_names([shared, *every])
+        tensors = self.read_tensors(common, template)
+        tensors |= self.read_tensors(tensor_names(own) - common)
         return Loaded(
             unflatten(shared, tensors),
-            own,
-            self.meta,
+            unflatten(own, tensors),
+            meta,
             self.folder.url,
             owns=[unflatten(one, tensors) for one in every],
+            same_ranks=now.same_ranks(saved),
         )
 
-    def read_part(self, *path: str) -> Any:
+    def read_part(self, *path: str, template: Mapping[str, Tensor] | Room | None = None) -> Any:
         """One entry of the shared state, or one of an entry, fetching nothing else.
+
+        Args:
+            template: See `read`.
 
         Raises:
             CheckpointError: there is no such entry; names those that there are.
@@ -111,7 +128,7 @@ class StoredCheckpoint:
                 where = f" in {'.'.join(path[:depth])}" if depth else ""
                 raise CheckpointError(f"{self.folder} has no {key!r}{where}; it holds {known}")
             part = entries[key]
-        return unflatten(part, self.read_tensors(tensor_names(part)))
+        return unflatten(part, self.read_tensors(tensor_names(part), template))
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -152,7 +169,7 @@ class StoredCheckpoint:
         return Index.parse(read_json(self.folder, layout.INDEX, self.manifest), self.manifest.files)
 
     def read_tensors(
-        self, names: Iterable[str], template: Mapping[str, Tensor] | None = None
+        self, names: Iterable[str], template: Mapping[str, Tensor] | Room | None = None
     ) -> dict[str, Tensor]:
         """Those of the named tensors that are there, fetching nothing else.
 
@@ -167,12 +184,8 @@ class StoredCheckpoint:
 
         metadata = self._shards.read_metadata()
         stored: dict[str, Any] = metadata.state_dict_metadata
-        template = template or {}
-        tensors = {
-            name: template[name] if name in template else _empty(name, stored[name])
-            for name in sorted(names)
-            if name in stored
-        }
+        room = template if callable(template) else _room_of(template or {})
+        tensors = {name: _room(name, stored[name], room) for name in sorted(names) if name in stored}
         for name, tensor in tensors.items():
             if tensor.shape != stored[name].size:
                 raise CheckpointError(
@@ -234,7 +247,14 @@ def opened(folder: Folder) -> Iterator[StoredCheckpoint]:
         ) from error
 
 
-def _empty(name: str, stored: Any) -> Tensor:
+def _room_of(template: Mapping[str, Tensor]) -> Room:
+    return lambda name, *_: template.get(name)
+
+
+def _room(name: str, stored: Any, room: Room) -> Tensor:
+    found = room(name, stored.size, stored.properties.dtype)
+    if found is not None:
+        return found
     try:
         return torch.empty(stored.size, dtype=stored.properties.dtype)
     except (RuntimeError, TypeError, OverflowError) as error:

@@ -27,6 +27,10 @@ from stratrun.checkpoint.shards import DTYPES, memory_of
 from stratrun.errors import CheckpointCorruptedError, CheckpointError
 from stratrun.storage import Folder
 
+# Of boxes that lie in strides, all between their ends is read: a rank that holds a few columns of each weight
+# would have the whole model in memory at once.
+_ASIDE = 256 << 20
+
 
 class ShardReader(StorageReader):
     """Reads tensors of a committed checkpoint. Nothing in it is unpickled."""
@@ -70,9 +74,14 @@ class ShardReader(StorageReader):
         Raises:
             CheckpointCorruptedError: some of the bytes are not those that were written.
         """
+        self._blocks.check_headers(self._place(item).file for item in plan.items)
         wanted: list[Wanted] = []
         finish: list[Callable[[], None]] = []
+        aside = 0
         for item in plan.items:
+            if aside > _ASIDE:
+                self._fill(wanted, finish)
+                wanted, finish, aside = [], [], 0
             place = self._place(item)
             into = planner.resolve_tensor(item).detach()
             dtype = DTYPES[self._index.tensors[item.storage_index.fqn].dtype]
@@ -84,11 +93,9 @@ class ShardReader(StorageReader):
                 want, copy = self._aside(item, place, into, dtype)
                 wanted.append(want)
                 finish.append(copy)
+                aside += len(want.into)
             finish.append(partial(planner.commit_tensor, item, into))
-        self._blocks.check_headers(self._place(item).file for item in plan.items)
-        self._blocks.read(wanted)
-        for action in finish:
-            action()
+        self._fill(wanted, finish)
         future: Future[None] = Future()
         future.set_result(None)
         return future
@@ -96,6 +103,11 @@ class ShardReader(StorageReader):
     def verify(self) -> int:
         """Read all shards and return how many bytes they have."""
         return self._blocks.verify()
+
+    def _fill(self, wanted: list[Wanted], finish: list[Callable[[], None]]) -> None:
+        self._blocks.read(wanted)
+        for action in finish:
+            action()
 
     def _place(self, item: ReadItem) -> Slice:
         if item.type is LoadItemType.BYTE_IO:

@@ -1,9 +1,10 @@
-"""State under logical names, for strategies that keep the whole model on every rank.
+"""State under logical names, of models that each rank has whole or that are spread over them.
 
-`torch.distributed.checkpoint.state_dict` does the same for sharded models too, but steps an
-optimizer that has no state yet, with side effects on the run; here nothing is touched.
+`torch.distributed.checkpoint.state_dict` does the same, but steps an optimizer that has no state
+yet, with side effects on the run; here nothing is touched.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,13 +13,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stratrun.errors import CheckpointError, nearest
+from stratrun.strategies.spread import spread_as
+
+# How an update is computed, not what it comes to: these depend on where the parameters are.
+_WAYS = ("foreach", "fused", "capturable", "differentiable")
 
 
 def state_dict(module: nn.Module, optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
     """`model`: the module's own state dict. `optimizers`: see `optimizer_state`."""
+    model = module.state_dict()  # first, as it has what a forward pass gathered given back
     names = parameter_names(module)
     return {
-        "model": module.state_dict(),
+        "model": model,
         "optimizers": {key: optimizer_state(optimizer, names) for key, optimizer in optimizers.items()},
     }
 
@@ -29,10 +35,7 @@ def load_state_dict(module: nn.Module, optimizers: Mapping[str, Optimizer], stat
     Raises:
         CheckpointError: names or shapes differ; says which.
     """
-    try:
-        module.load_state_dict(state["model"])
-    except RuntimeError as error:
-        raise CheckpointError(f"the model does not fit the checkpoint: {error}") from error
+    load_model(module, state["model"])
     names = parameter_names(module)
     for key, optimizer in optimizers.items():
         if key not in state["optimizers"]:
@@ -40,6 +43,22 @@ def load_state_dict(module: nn.Module, optimizers: Mapping[str, Optimizer], stat
                 f"the checkpoint has no state for optimizer {key!r}; {nearest(key, state['optimizers'])}"
             )
         load_optimizer_state(optimizer, names, state["optimizers"][key], key)
+
+
+def load_model(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Restore weights and buffers, whole or spread over ranks as those of the module are.
+
+    Raises:
+        CheckpointError: names or shapes differ; says which.
+    """
+    own = module.state_dict()
+    values = OrderedDict((name, spread_as(value, own.get(name))) for name, value in state.items())
+    # The versions of the modules, by which they tell what of an older one they have to adapt.
+    values._metadata = getattr(state, "_metadata", None)  # type: ignore[attr-defined]
+    try:
+        module.load_state_dict(values)
+    except RuntimeError as error:
+        raise CheckpointError(f"the model does not fit the checkpoint: {error}") from error
 
 
 def parameter_names(module: nn.Module) -> dict[Tensor, str]:
@@ -65,7 +84,7 @@ def optimizer_state(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[s
 def load_optimizer_state(
     optimizer: Optimizer, names: Mapping[Tensor, str], state: dict[str, Any], key: str
 ) -> None:
-    """Restore by name, whatever the order of the parameters is now."""
+    """Restore by name, whatever the order of the parameters is now, and however they are updated."""
     own = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
     saved = [group["params"] for group in state["param_groups"]]
     if [sorted(group) for group in own] != [sorted(group) for group in saved]:
@@ -74,10 +93,11 @@ def load_optimizer_state(
         raise CheckpointError(f"the parameters of optimizer {key!r} are not those of the checkpoint ({what})")
     index = {name: i for i, name in enumerate(name for group in own for name in group)}
     groups = [
-        {**theirs, "params": [index[name] for name in mine]}
-        for theirs, mine in zip(state["param_groups"], own, strict=True)
+        {**theirs, **_ways(group), "params": [index[name] for name in mine]}
+        for theirs, group, mine in zip(state["param_groups"], optimizer.param_groups, own, strict=True)
     ]
-    values = {index[name]: _cloned(v) for name, v in state["state"].items()}
+    held = {name: parameter for parameter, name in names.items()}
+    values = {index[name]: _cloned(v, held[name]) for name, v in state["state"].items()}
     rest = {k: v for k, v in state.items() if k not in ("state", "param_groups")}
     # Asked for before loading, which adds a default that only torch's own optimizers have in their groups.
     expected = set(optimizer.defaults)
@@ -93,10 +113,17 @@ def load_optimizer_state(
         ) from error
 
 
-def _cloned(values: Any) -> Any:
-    """Tensors of their own, which the optimizer may then update in place."""
+def _ways(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: group[name] for name in _WAYS if name in group}
+
+
+def _cloned(values: Any, parameter: Tensor) -> Any:
+    """Tensors of their own, which the optimizer may then update in place; spread as the parameter is."""
     if isinstance(values, dict):
-        return {name: _cloned(value) for name, value in values.items()}
+        return {name: _cloned(value, parameter) for name, value in values.items()}
     if type(values) in (list, tuple):
-        return type(values)(map(_cloned, values))
-    return values.clone() if isinstance(values, torch.Tensor) else values
+        return type(values)(_cloned(value, parameter) for value in values)
+    if not isinstance(values, torch.Tensor):
+        return values
+    spread = spread_as(values, parameter)
+    return spread.clone() if spread is values else spread

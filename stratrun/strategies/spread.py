@@ -1,0 +1,90 @@
+"""Tensors of which each rank holds a part: made of whole ones, and room for stored ones.
+
+What they are is asked of themselves, as importing their class takes a run without any half a second.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+def is_spread(value: Any) -> "TypeGuard[DTensor]":
+    """Whether each rank holds a part of it only, or a copy that is known to be one."""
+    return isinstance(value, Tensor) and hasattr(value, "placements")
+
+
+def spread_as(value: Any, like: Any) -> Any:
+    """A whole tensor, spread over the ranks as `like` is, which has its shape; else the value itself.
+
+    Each rank takes its part of what it has: nothing is exchanged.
+    """
+    if not is_spread(like) or is_spread(value) or not isinstance(value, Tensor) or value.shape != like.shape:
+        return value
+    made = _empty_like(like, value.dtype)
+    fill(made, value)
+    return made
+
+
+@torch.no_grad()
+def fill(spread: Tensor, whole: Tensor) -> None:
+    """Copy from a whole tensor what this rank holds of one that is spread over ranks, or not."""
+    if not is_spread(spread):
+        spread.copy_(whole)
+        return
+    for offsets, sizes in held_boxes(spread):
+        part = whole
+        for axis, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
+            part = part.narrow(axis, offset, size)
+        spread.to_local().copy_(part)
+
+
+def held_boxes(spread: "DTensor") -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Where the parts that this rank holds begin in the whole, and how large they are."""
+    # What torch's own checkpoints ask a tensor; its parts are one box at most.
+    chunks = cast(Any, spread).__create_chunk_list__()
+    return [(tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in chunks]
+
+
+class Rooms:
+    """Where stored tensors are read to, so that each rank reads only what it is to hold.
+
+    What is stored under the name of a weight, and of its shape, is spread as that is: the weight itself, what
+    an optimizer has for it, its average, its gradient. For all else there is none.
+    """
+
+    def __init__(self, *modules: nn.Module) -> None:
+        state = [item for module in modules for item in module.state_dict().items()]
+        self._spread = {name: tensor for name, tensor in state if is_spread(tensor)}
+        self._with_slash = [name for name in self._spread if "/" in name]
+
+    def room(
+        self,
+        name: str,
+        shape: torch.Size,
+        dtype: torch.dtype,
+        renamed: Mapping[str, str | None] | None = None,
+    ) -> Tensor | None:
+        """Room for a stored tensor, by the path that it is stored under; None if it is to be read whole.
+
+        Args:
+            renamed: What names of stored weights are here.
+        """
+        for part in self._parts(name):
+            part = part if renamed is None else renamed.get(part) or part
+            like = self._spread.get(part)
+            if like is not None and like.shape == shape:
+                return _empty_like(like, dtype)
+        return None
+
+    def _parts(self, name: str) -> list[str]:
+        held = [one for one in self._with_slash if f"/{one}/" in f"/{name}/"]
+        return [*held, *name.split("/")]
+
+
+def _empty_like(like: "DTensor", dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(like, dtype=dtype, requires_grad=False)
