@@ -1,5 +1,6 @@
 """Parts of a model that are treated alike: found by what the user says, or because they repeat."""
 
 from stratrun.blocks.select import check_spec, select
+from stratrun.blocks.transforms import BlockTransforms
 
-__all__ = ["check_spec", "select"]
+__all__ = ["BlockTransforms", "check_spec", "select"]

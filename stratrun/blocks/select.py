@@ -108,7 +108,7 @@ def _alike(parent: nn.Module) -> Iterator[int]:
     taken = {
         id(part)
         for siblings in kinds.values()
-        if max(Counter(map(_build_of, siblings)).values()) > 1
+        if max(Counter(map(build_of, siblings)).values()) > 1
         for part in siblings
     }
     yield from taken
@@ -127,7 +127,8 @@ def _is_callable(part: nn.Module) -> bool:
     return type(part).forward is not nn.Module.forward or "forward" in vars(part)
 
 
-def _build_of(part: nn.Module) -> tuple[tuple[str, Any], ...]:
+def build_of(part: nn.Module) -> tuple[tuple[str, Any], ...]:
+    """What modules of one class have in common that are alike: names and shapes of parameters."""
     return tuple((name, None if is_lazy(p) else tuple(p.shape)) for name, p in part.named_parameters())
 
 
