@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
+from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from stratrun.checkpoint.tree import identity
 from stratrun.errors import CheckpointError, ConfigError
 
 _SHOWN = 5
@@ -210,11 +212,11 @@ def _shape(value: Any) -> tuple[int, ...] | None:
     return None if is_lazy(value) else tuple(getattr(value, "shape", ()))
 
 
-def _place(value: Any) -> tuple[Any, ...] | None:
+def _place(value: Any) -> Any:
     """What tied names have in common."""
-    if is_lazy(value) or not hasattr(value, "data_ptr") or not value.numel():
+    if is_lazy(value) or not isinstance(value, Tensor) or not value.numel():
         return None
-    return value.data_ptr(), tuple(value.shape), value.stride(), value.device
+    return identity(value)
 
 
 def _some(names: Sequence[str], limit: int) -> str:

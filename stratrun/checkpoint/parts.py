@@ -1,10 +1,13 @@
 """Parts of what was saved, for a run that is not the one that saved it."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, Literal
+
+from torch import Tensor
 
 from stratrun.checkpoint.mapping import Fit, Renaming
 from stratrun.checkpoint.reader import opened
@@ -29,6 +32,8 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 OF_A_RANK = frozenset({"rng", "data"})
 """Parts of which each rank has saved its own, too."""
+NamedRoom = Callable[..., Tensor | None]
+"""As `reader.Room`, with the names of the model for stored ones as `renamed`."""
 
 _NEEDS = {
     "scheduler": ("optimizer", "the learning rates that it moves lie in the optimizer"),
@@ -186,15 +191,20 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def read_shared(folder: Folder, keys: Iterable[str]) -> dict[str, Any]:
+def read_shared(folder: Folder, keys: Iterable[str], rename: Renaming, room: NamedRoom) -> dict[str, Any]:
     """Entries of the shared state of one checkpoint, verified, fetching nothing else.
+
+    Args:
+        rename: What names of weights are in the model, for whose weights there is room.
 
     Raises:
         CheckpointCorruptedError: it is damaged; names those beside it.
         CheckpointError: it has no such entry.
     """
     with opened(folder) as stored:
-        return {key: stored.read_part(key) for key in keys}
+        renamed = rename.apply(entries_of(entries_of(stored.skeleton).get(MODEL))) if rename else None
+        into = partial(room, renamed=renamed)
+        return {key: stored.read_part(key, template=into) for key in keys}
 
 
 def has_averages(folder: Folder) -> bool:

@@ -95,8 +95,7 @@ class StoredCheckpoint:
             OSError: it could not be fetched.
         """
         now = Division(division) if isinstance(division, int) else division
-        state, meta = self._state, self.meta
-        saved = Division.of(meta, self.manifest.world_size)
+        state, saved = self._state, self.division
         shared, owns = state["shared"], state["ranks"]
         own, every = now.own(saved, owns, rank), now.every(saved, owns)
         common = tensor_names([shared, *every])
@@ -105,7 +104,7 @@ class StoredCheckpoint:
         return Loaded(
             unflatten(shared, tensors),
             unflatten(own, tensors),
-            meta,
+            self.meta,
             self.folder.url,
             owns=[unflatten(one, tensors) for one in every],
             same_ranks=now.same_ranks(saved),
@@ -135,6 +134,11 @@ class StoredCheckpoint:
         """What was given as `meta`, with `step`, `run_id` and `world_size` of the saving run."""
         own = {"step": self.step, "run_id": self.manifest.run_id, "world_size": self.manifest.world_size}
         return meta_of(self._state) | own
+
+    @property
+    def division(self) -> Division:
+        """How the saving run was divided over its ranks."""
+        return Division.of(self.meta, self.manifest.world_size)
 
     def describe(self) -> dict[str, Any]:
         """What is in it, as plain values: ``tensors`` by name, ``entries`` of the shared state, ``meta``."""

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stratrun.spread import local_part
+
 # A processor fetches whole lines, and a disk that is written from here whole pages.
 _LINE = 64
 _HUGE_PAGE = 2 << 20
@@ -59,13 +61,6 @@ class Staging:
         """Give the memory back; what was taken is gone."""
         with self._lock:
             self._plain, self._pinned = _Slab(pinned=False), _Slab(pinned=True)
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """The part that this rank holds, without its history."""
-    local = getattr(tensor, "_local_tensor", tensor)  # to_local() would wait and be recorded
-    part: Tensor = local.detach()
-    return part
 
 
 @dataclass

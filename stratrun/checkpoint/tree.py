@@ -96,15 +96,15 @@ class _Flattening:
         return {"$tensor": self._store(tensor, path)}
 
     def _store(self, tensor: Tensor, path: _Path) -> str:
-        identity = _identity(tensor)
-        if identity in self._names:
-            return self._names[identity]
+        known = identity(tensor)
+        if known in self._names:
+            return self._names[known]
         base = name = self._prefix + "/".join(path)
         for attempt in range(2, sys.maxsize):
             if name not in self.tensors:
                 break
             name = f"{base}~{attempt}"
-        self._names[identity], self.tensors[name] = name, tensor
+        self._names[known], self.tensors[name] = name, tensor
         return name
 
     def _numpy(self, value: Any, path: _Path) -> Any:
@@ -119,7 +119,7 @@ class _Flattening:
         raise _refused(path, f"is a {kind}; tensors, arrays, numbers, strings and containers can be saved")
 
 
-def _identity(tensor: Tensor) -> object:
+def identity(tensor: Tensor) -> object:
     """What two tensors have in common when they are one, on all ranks alike."""
     view = (tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg())
     if not tensor.numel():

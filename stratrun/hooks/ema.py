@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -8,6 +8,7 @@ import torch
 from stratrun.errors import CheckpointError, ConfigError
 from stratrun.hooks.base import Hook
 from stratrun.registry import HOOKS
+from stratrun.spread import local_part
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,8 +22,8 @@ class EMAHook(Hook):
 
     Validation, test and prediction see the averages. Training goes on with the plain weights, and those are
     what a checkpoint holds as the model, whenever it is made; the averages lie beside them. Averaged is each
-    floating point parameter, frozen or not, in float32 or more precisely. Buffers, such as running
-    statistics, are the model's own.
+    floating point parameter, frozen or not, in float32 or more precisely, and each process averages what it
+    holds of it. Buffers, such as running statistics, are the model's own.
 
     Args:
         decay: How much of an average stays at an update, the weight making up the rest.
@@ -146,8 +147,8 @@ class EMAHook(Hook):
         decay = self.decay
         if self.warmup:
             decay = min(decay, (1 + self._updates) / (10 + self._updates))
-        averages = list(self._averages.values())
-        weights = [p.to(a.dtype) for p, a in zip(self._parameters.values(), averages, strict=True)]
+        averages = _held(self._averages.values())
+        weights = [p.to(a.dtype) for p, a in zip(_held(self._parameters.values()), averages, strict=True)]
         torch._foreach_lerp_(averages, weights, 1 - decay)
 
     @torch.no_grad()
@@ -168,7 +169,12 @@ class EMAHook(Hook):
 
     @torch.no_grad()
     def _fill(self, values: Mapping[str, Tensor]) -> None:
-        torch._foreach_copy_(list(self._parameters.values()), [values[name] for name in self._parameters])
+        torch._foreach_copy_(_held(self._parameters.values()), _held(values[n] for n in self._parameters))
+
+
+def _held(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """What this process has of each: enough for arithmetic that takes every element by itself."""
+    return [local_part(tensor) for tensor in tensors]
 
 
 def _like(parameter: Tensor) -> Tensor:
@@ -183,6 +189,6 @@ def _names(model: nn.Module) -> dict[str, str]:
 
     Tied weights have several names in the state, and one as parameters.
     """
-    first: dict[Any, str] = {p: name for name, p in model.named_parameters()}
     state = model.state_dict(keep_vars=True)
+    first: dict[Any, str] = {p: name for name, p in model.named_parameters()}
     return {name: first.get(t, name) for name, t in state.items() if isinstance(t, torch.Tensor)}

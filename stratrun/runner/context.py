@@ -72,6 +72,11 @@ class RunnerContext:
         return self._started.ranks.rank
 
     @property
+    def data_rank(self) -> int:
+        """The number of the share of the samples that this process works on."""
+        return self._started.data.rank
+
+    @property
     def reasons(self) -> list[str]:
         """Why the layers of this run are what they are."""
         return self._started.reasons

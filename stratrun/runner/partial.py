@@ -24,7 +24,7 @@ from stratrun.errors import CheckpointError, CheckpointNotFoundError, ConfigErro
 from stratrun.optim.optimizer import DEFAULT
 from stratrun.runner import persistence
 from stratrun.runner.context import RunnerContext
-from stratrun.seed import derive_seed, seed_everything, set_host_rng_state
+from stratrun.seed import set_host_rng_state
 from stratrun.storage import Folder
 
 T = TypeVar("T")
@@ -109,12 +109,15 @@ def _read(
     plain = wanted.weights == "model" and "model" in parts
     averaged = plain and _by_main(ranks, lambda: _prefixed(wanted, lambda: has_averages(folder)))
     if OF_A_RANK & set(parts):
-        loaded = _prefixed(wanted, lambda: runner.checkpointer.load(folder))
-        saved = loaded.meta["world_size"]
-        none_from = saved if saved < ranks.world_size else None
+        room = runner.engine.saved.rooms.room
+        loaded = _prefixed(wanted, lambda: runner.checkpointer.load(folder, room))
+        lacking = [rank for rank, own in enumerate(ranks.gather(loaded.own is not None)) if not own]
+        none_from = lacking[0] if lacking else None
         return _Stored(dict(loaded.shared), loaded.own, folder.url, none_from, averaged)
     keys = _keys(wanted, parts)
-    shared = _agreed(ranks, lambda: _prefixed(wanted, lambda: read_shared(folder, keys)))
+    room = runner.engine.saved.rooms.room
+    read = functools.partial(read_shared, folder, keys, wanted.rename, room)
+    shared = _agreed(ranks, lambda: _prefixed(wanted, read))
     return _Stored(shared, None, folder.url, None, averaged)
 
 
@@ -178,10 +181,7 @@ class _Loading:
         if self._engine.keys() - {"model"}:
             engine.saved.load_shared_state({**engine.saved.shared_state(), **self._engine})
         elif self._engine:
-            try:
-                engine.state_module.load_state_dict(self._engine["model"])
-            except RuntimeError as error:
-                raise CheckpointError(f"{self._wanted} does not fit the model: {error}") from error
+            _prefixed(self._wanted, lambda: engine.saved.load_model(self._engine["model"]))
 
     def _optimizer(self) -> list[Apply]:
         runner, wanted, stored = self._runner, self._wanted, self._shared["optimizers"]
@@ -290,10 +290,10 @@ class _Loading:
             "rng" if first is None else f"rng, those of ranks from {first} on seeded anew"
         )
         if own is None:
-            base = (runner.seed, "rank", runner.rank, "iter")
-            return [lambda: seed_everything(derive_seed(*base, runner.iter))]
+            return [lambda: persistence.reseed(runner, runner.seed)]
+        device = {"rng": own["engine"]["rng"], "window": {}, "strategy": {}}
         return [
-            lambda: runner.engine.saved.load_own_state({"rng": own["engine"]["rng"], "window": {}}),
+            lambda: runner.engine.saved.load_own_state(device),
             lambda: set_host_rng_state(own["rng"]),
         ]
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from stratrun.checkpoint.reader import Loaded
 from stratrun.data import Feed
 from stratrun.engine import Engine
 from stratrun.errors import CheckpointError
@@ -39,6 +40,8 @@ class Savable(Protocol):
     def seed(self) -> int: ...
     @property
     def rank(self) -> int: ...
+    @property
+    def data_rank(self) -> int: ...
     @property
     def reasons(self) -> list[str]: ...
 
@@ -117,31 +120,37 @@ def restore_shared(runner: Savable, state: dict[str, Any]) -> list[str]:
     return settings.differences(given, saved) + settings.hook_differences(hooks, state["hooks"])
 
 
-def restore_own(
-    runner: Savable, state: dict[str, Any] | None, data: dict[str, Any], owns: Sequence[dict[str, Any]] = ()
-) -> None:
-    """Put back what `own_state` returned.
+def restore_own(runner: Savable, loaded: Loaded) -> None:
+    """Put back what `own_state` returned, and the gradients of the shared state.
 
-    Args:
-        state: None for a rank that the saved run did not have.
-        owns: That of all ranks of a run that had more or fewer than this one: what they have
-            in common, an open accumulation window and sums for means, is shared out anew.
+    Where samples were shared out over another number of ranks, what those have in common, an open
+    accumulation window and sums for means, is shared out anew.
     """
+    state, owns = loaded.own, loaded.owns
     loader = None if state is None else state["loader"]
     if runner.train_dataloader is not None:
         own = {} if loader is None else {"loader": loader}
-        runner.train_dataloader.load_state_dict({**data, **own})
-    engine = None if state is None else state["engine"]
-    runner.engine.saved.load_own_state(engine, [own["engine"] for own in owns])
+        runner.train_dataloader.load_state_dict({**loaded.shared["data"], **own})
+    runner.engine.saved.load_own_state(
+        None if state is None else state["engine"],
+        [own["engine"] for own in owns],
+        loaded.shared.get("gradients"),
+        same_ranks=loaded.same_ranks,
+    )
     # A run that broke off in the middle of an iteration saves no values of steps.
     if owns and runner.rank == 0:
         runner.records.load_state_dict(merged([own["records"] for own in owns if "records" in own]))
     elif not owns and state is not None and "records" in state:
         runner.records.load_state_dict(state["records"])
     if state is None:
-        seed_everything(derive_seed(runner.seed, "rank", runner.rank, "iter", runner.state.iter))
+        reseed(runner, runner.seed)
     else:
         set_host_rng_state(state["rng"])
+
+
+def reseed(runner: Savable, seed: int) -> None:
+    """Give a rank generators that none of the saved run had. Ranks with the same samples get the same."""
+    seed_everything(derive_seed(seed, "rank", runner.data_rank, "iter", runner.state.iter))
 
 
 def _feed_state(runner: Savable) -> dict[str, Any]:

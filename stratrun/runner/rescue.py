@@ -85,10 +85,10 @@ class Rescue:
         self._updated = False
         self._buffers.keep()
         self._whole = _Whole(
-            shared=self._frozen(persistence.beside_engine(run)),
+            shared=self._frozen({**persistence.beside_engine(run), **run.engine.saved.shared_gradients()}),
             own=self._frozen(persistence.own_state(run, records=False)),
             settings=self._frozen(self._settings()),
-            versions=[parameter._version for parameter in self._parameters],
+            versions=list(map(_version, self._parameters)),
             meta=persistence.describe(run),
         )
 
@@ -172,11 +172,12 @@ class Rescue:
 
     def _refuse_changes(self, whole: _Whole) -> None:
         run, module = self._run, self._run.engine.state_module
+        module.state_dict()  # gives back what a forward pass that broke off has gathered
         after = f"after iteration {whole.meta['iter']}"
         if (run.state.iter, run.state.epoch) != (whole.meta["iter"], whole.meta["epoch"]):
             what = "an epoch" if run.state.iter == whole.meta["iter"] else f"iteration {run.state.iter}"
             raise _Inexact(f"{what} has ended {after}, and not all hooks have done their part for it")
-        if self._updated or [parameter._version for parameter in self._parameters] != whole.versions:
+        if self._updated or list(map(_version, self._parameters)) != whole.versions:
             raise _Inexact(f"the parameters have begun to change {after}")
         same = _are_same(run.engine.optimizers.values(), self._optimizers)
         if not (
@@ -217,7 +218,7 @@ class Rescue:
         def leaf(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return deepcopy(value)
-            return _Held(value, None if value in self._buffers else value._version)
+            return _Held(value, None if value in self._buffers else _version(value))
 
         return _mapped(tree, leaf)
 
@@ -289,6 +290,12 @@ class _Buffers:
                 buffer.copy_(copied)
 
 
+def _version(tensor: Tensor) -> int:
+    """Grows when a tensor changes, be it as a whole or by the part of it that this rank holds."""
+    part = getattr(tensor, "_local_tensor", None)
+    return tensor._version if part is None else tensor._version + part._version
+
+
 def _are_same(some: Iterable[object], others: Iterable[object]) -> bool:
     return [id(one) for one in some] == [id(one) for one in others]
 
@@ -303,7 +310,7 @@ def _thawed(tree: Any) -> Any:
     def leaf(value: Any) -> Any:
         if not isinstance(value, _Held):
             return value
-        if value.version is not None and value.tensor._version != value.version:
+        if value.version is not None and _version(value.tensor) != value.version:
             raise _Inexact("the iteration that was broken off has changed tensors that are not copied")
         return value.tensor
 

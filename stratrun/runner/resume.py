@@ -145,7 +145,7 @@ def _load_parts(runner: RunnerContext, ranks: Collectives, form: Form) -> str | 
 
 def _resume(runner: RunnerContext, ranks: Collectives, form: Form) -> str | None:
     try:
-        loaded = runner.checkpointer.load(_chosen(runner, ranks, form))
+        loaded = runner.checkpointer.load(_chosen(runner, ranks, form), runner.engine.saved.rooms.room)
     except CheckpointNotFoundError as error:
         if form.resume == "auto":
             _inherit(runner, ranks)
@@ -155,7 +155,7 @@ def _resume(runner: RunnerContext, ranks: Collectives, form: Form) -> str | None
     changed = persistence.restore_shared(runner, loaded.shared)
     runner.checkpointer.claim(after=runner.iter)
     runner.call_hooks("after_load_checkpoint", checkpoint=loaded.shared)
-    persistence.restore_own(runner, loaded.own, loaded.shared["data"], loaded.owns)
+    persistence.restore_own(runner, loaded)
     told = f"resumed from {loaded.url} (epoch {runner.epoch}, iteration {runner.iter})"
     saved = loaded.meta["world_size"]
     if saved != ranks.world_size:

@@ -4,6 +4,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from stratrun.hooks.dispatch import HookList
 from stratrun.runner.in_use import InUse
 from stratrun.runner.persistence import named_hooks
 from stratrun.seed import host_rng_state, set_host_rng_state
+from stratrun.spread import is_spread, local_part
 from stratrun.storage import Folder
 from stratrun.storage.local import missing_folders, remove_empty
 
@@ -103,9 +105,10 @@ def prepare_saving(
         mark.clear()
         remove_empty(made)
         raise
-    if settings.asynchronous and ranks.is_main:
+    brought = expected_size(engine.state_module, engine.optimizers, brought_by=ranks)
+    if settings.asynchronous and brought:
         on_cuda = next((p.is_cuda for p in engine.state_module.parameters()), False)
-        checkpointer.reserve(expected, pinned=on_cuda)
+        checkpointer.reserve(brought, pinned=on_cuda)
 
 
 def try_states(ranks: Collectives, hooks: HookList, engine: Engine) -> None:
@@ -158,20 +161,28 @@ def _mark(folder: Folder, mark: InUse, shown: str, resumes: bool) -> None:
     )
 
 
-def expected_size(module: nn.Module, optimizers: Mapping[str, Optimizer]) -> int:
-    """Bytes of weights, and of the state that the optimizers have, or will have by their settings."""
-    total = sum(_bytes(value) for value in module.state_dict().values() if isinstance(value, Tensor))
+def expected_size(
+    module: nn.Module, optimizers: Mapping[str, Optimizer], brought_by: Collectives | None = None
+) -> int:
+    """Bytes of weights, and of the state that the optimizers have, or will have by their settings.
+
+    Args:
+        brought_by: Count what this rank will bring to a save: its part of what is spread over ranks, and
+            of the rest all on the main rank, and nothing on others.
+    """
+    size = _whole if brought_by is None else partial(_brought, is_main=brought_by.is_main)
+    total = sum(size(value) for value in module.state_dict().values() if isinstance(value, Tensor))
     for optimizer in optimizers.values():
         if optimizer.state:
             values = (value for state in optimizer.state.values() for value in state.values())
-            total += sum(_bytes(value) for value in values if isinstance(value, Tensor))
+            total += sum(size(value) for value in values if isinstance(value, Tensor))
             continue
         for group in optimizer.param_groups:
             # Two moments where there are betas, one where there may be momentum or a mean square.
             copies = (
                 2 + bool(group.get("amsgrad")) if "betas" in group else int(group.get("momentum", 1) != 0)
             )
-            total += copies * sum(_bytes(p) for p in group["params"] if p.requires_grad)
+            total += copies * sum(size(p) for p in group["params"] if p.requires_grad)
     return total
 
 
@@ -185,8 +196,14 @@ def _check_free(folder: Folder, expected: int) -> None:
         )
 
 
-def _bytes(tensor: Tensor) -> int:
+def _whole(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
+
+
+def _brought(tensor: Tensor, *, is_main: bool) -> int:
+    if is_spread(tensor):
+        return _whole(local_part(tensor))
+    return _whole(tensor) if is_main else 0
 
 
 def _told(size: int) -> str:

@@ -13,7 +13,8 @@ from uuid import uuid4
 import torch
 
 from stratrun.checkpoint import Checkpointer
-from stratrun.connector import choose, connect
+from stratrun.checkpoint.division import Division
+from stratrun.connector import Wiring, choose, connect
 from stratrun.data import Feed
 from stratrun.distributed import Collectives, DataRanks, ProcessEnv, leave
 from stratrun.engine import Clipping, Engine
@@ -29,6 +30,7 @@ from stratrun.runner.saving import SaveSettings, parse_saving
 from stratrun.seed import derive_seed, seed_everything
 from stratrun.state import TrainState
 from stratrun.storage import Folder
+from stratrun.strategies.base import Strategy
 
 
 @dataclass(slots=True)
@@ -82,8 +84,7 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
     # The main rank's stream is that of a plain script with this seed; others have their own, or dropout
     # would be the same on all of them. Ranks that work on the same samples have the same.
     seed_everything(derive_seed(seed, "rank", data.rank) if data.rank else seed)
-    place = Folder(work_dir, **saving.storage_options).child("checkpoints")
-    checkpointer = Checkpointer(place, ranks, run_id=run_id, saving=wiring.saving, deadline=saving.deadline)
+    checkpointer = _checkpointer(work_dir, run_id, wiring, choice.strategy, saving)
     wiring.engine.watches.append(checkpointer.raise_if_failed)
     return Started(
         engine=wiring.engine,
@@ -107,6 +108,20 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
         device=wiring.device,
         owns_group=wiring.owns_group,
         config=_config_text(form.cfg),
+    )
+
+
+def _checkpointer(
+    work_dir: str, run_id: str, wiring: Wiring, strategy: Strategy, saving: SaveSettings
+) -> Checkpointer:
+    size, each = wiring.collectives.world_size, strategy.ranks_per_batch
+    return Checkpointer(
+        Folder(work_dir, **saving.storage_options).child("checkpoints"),
+        wiring.collectives,
+        run_id=run_id,
+        saving=wiring.saving,
+        deadline=saving.deadline,
+        division=Division(size, each, strategy.shares_gradients),
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stratrun.errors import CheckpointError, nearest
-from stratrun.strategies.spread import spread_as
+from stratrun.spread import spread_as
 
 # How an update is computed, not what it comes to: these depend on where the parameters are.
 _WAYS = ("foreach", "fused", "capturable", "differentiable")
@@ -29,7 +29,7 @@ def state_dict(module: nn.Module, optimizers: Mapping[str, Optimizer]) -> dict[s
     }
 
 
-def load_state_dict(module: nn.Module, optimizers: Mapping[str, Optimizer], state: dict[str, Any]) -> None:
+def load_state_dict(module: nn.Module, optimizers: Mapping[str, Optimizer], state: Mapping[str, Any]) -> None:
     """Restore what `state_dict` returned, exactly: every name must be on both sides.
 
     Raises:

@@ -51,7 +51,7 @@ def outcome_of(work_dir: Path) -> Outcome:
         raise CheckpointError(f"no checkpoint in {folder}: the training has saved none")
     stored = StoredCheckpoint(folder.child(name_of(steps[-1])))
     ranks = stored.manifest.world_size
-    loaded = [stored.read(rank, ranks) for rank in range(ranks)]
+    loaded = [stored.read(rank, stored.division) for rank in range(ranks)]
     areas: dict[str, dict[str, Any]] = {name: {} for name in _NAMES.values()}
     for key, value in loaded[0].shared.items():
         areas.setdefault(_NAMES.get(key, key), {}).update(leaves(value))

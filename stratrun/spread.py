@@ -18,13 +18,23 @@ def is_spread(value: Any) -> "TypeGuard[DTensor]":
     return isinstance(value, Tensor) and hasattr(value, "placements")
 
 
-def spread_as(value: Any, like: Any) -> Any:
-    """A whole tensor, spread over the ranks as `like` is, which has its shape; else the value itself.
+def local_part(tensor: Tensor) -> Tensor:
+    """The part that this rank holds, without its history: enough to take each element by itself."""
+    local = getattr(tensor, "_local_tensor", tensor)  # to_local() would wait and be recorded
+    part: Tensor = local.detach()
+    return part
 
-    Each rank takes its part of what it has: nothing is exchanged.
+
+def spread_as(value: Any, like: Any) -> Any:
+    """A tensor spread over the ranks as `like` is, which has its shape; for others the value itself.
+
+    Of a whole one each rank takes its part: nothing is exchanged.
     """
-    if not is_spread(like) or is_spread(value) or not isinstance(value, Tensor) or value.shape != like.shape:
+    if not is_spread(like) or not isinstance(value, Tensor) or value.shape != like.shape:
         return value
+    if is_spread(value):
+        same = value.placements == like.placements and value.device_mesh == like.device_mesh
+        return value if same else value.redistribute(like.device_mesh, like.placements)
     made = _empty_like(like, value.dtype)
     fill(made, value)
     return made
@@ -40,7 +50,7 @@ def fill(spread: Tensor, whole: Tensor) -> None:
         part = whole
         for axis, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
             part = part.narrow(axis, offset, size)
-        spread.to_local().copy_(part)
+        local_part(spread).copy_(part)
 
 
 def held_boxes(spread: "DTensor") -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
