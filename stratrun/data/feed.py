@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from stratrun.data.in_step import InStep
+from stratrun.data.order import Share
 from stratrun.data.source import Cursor, Setting, Source, refuse_other_data
 from stratrun.errors import DataError
 from stratrun.state import BatchInfo
@@ -17,12 +19,19 @@ class Feed:
     """
 
     def __init__(
-        self, source: Source, setting: Setting, batch: BatchInfo, move: Callable[[Any], Any]
+        self,
+        source: Source,
+        setting: Setting,
+        batch: BatchInfo,
+        move: Callable[[Any], Any],
+        in_step: InStep | None = None,
     ) -> None:
         self._source = source
         self._setting = setting
         self._batch = batch
         self._move = move
+        # None too for training, where no rank is short of a batch.
+        self._in_step = None if setting.train else in_step
         self._cursor = Cursor()
         # How far the batch in hand will move the cursor; None when there is none.
         self._in_hand: int | None = None
@@ -39,7 +48,7 @@ class Feed:
         mine = self._pass
         info, move, finish, train = self._batch, self._move, self.finish, self._setting.train
         found = self._cursor.batches
-        for batch, share in self._source.start(self._cursor):
+        for batch, share in self._started():
             info.size, info.scale, info.positions, info.total, self._in_hand = share
             if train:
                 info.finish = finish
@@ -151,6 +160,14 @@ class Feed:
         if cursor.batches:
             done = f"{cursor.consumed} samples" if cursor.consumed else f"{cursor.batches} batches"
             self._resumed = f"; goes on in epoch {cursor.epoch} after {done}{self._resumed}"
+
+    def _started(self) -> Iterator[tuple[Any, Share]]:
+        source, ranks = self._source, self._setting.world_size
+        batches = source.start(self._cursor)
+        if self._in_step is None:
+            return batches
+        everywhere = (lambda share: share.advance >= ranks) if source.shared_out else None
+        return self._in_step.over(batches, everywhere, source.left(self._cursor))
 
     def _to(self, epoch: int) -> None:
         self._cursor = Cursor(epoch)

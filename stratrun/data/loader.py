@@ -13,6 +13,7 @@ from torch.utils.data import (
 
 from stratrun.data.check import is_dataset, refuse_mistakes, refuse_no_dataset, sampler_key
 from stratrun.data.feed import Feed
+from stratrun.data.in_step import InStep
 from stratrun.data.mapped import OrderedSource
 from stratrun.data.options import LoaderOptions
 from stratrun.data.ready import ReadySource, StatefulSource
@@ -34,6 +35,7 @@ def build_feed(
     batch: BatchInfo,
     move: Callable[[Any], Any],
     pin_memory: bool = False,
+    in_step: InStep | None = None,
     name: str = "dataloader",
 ) -> Feed:
     """Make what loops iterate out of what the user gave.
@@ -46,6 +48,7 @@ def build_feed(
         batch: Where to note what batch was handed out.
         move: Brings a batch to the device.
         pin_memory: Whether pinned memory is of use here.
+        in_step: What keeps ranks at as many forward passes in evaluation, where that is needed.
         name: What the user calls it, for messages.
 
     Raises:
@@ -55,7 +58,7 @@ def build_feed(
     if isinstance(spec, Feed):
         return spec
     setting = Setting(name, train, seed, rank, world_size, pin_memory)
-    return Feed(_source(spec, setting), setting, batch, move)
+    return Feed(_source(spec, setting), setting, batch, move, in_step)
 
 
 def _source(spec: Any, setting: Setting) -> Source:

@@ -43,6 +43,10 @@ class OrderedSource(Source):
         self._keys = _Keys(self._plan)
         self._reader = map_reader(dataset, options, setting, self._keys)
 
+    @property
+    def shared_out(self) -> bool:
+        return True
+
     def start(self, cursor: Cursor) -> Iterator[tuple[Any, Share]]:
         plan, setting = self._plan, self._setting
         # Evaluation draws the same numbers every time, so that results can be compared.

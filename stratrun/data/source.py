@@ -54,6 +54,11 @@ class Source(ABC):
     dataset: Any = None
     _seed: int
 
+    @property
+    def shared_out(self) -> bool:
+        """Whether each batch is a share of a global one, so that its `advance` tells which ranks have one."""
+        return False
+
     @abstractmethod
     def start(self, cursor: Cursor) -> Iterator[tuple[Any, Share]]:
         """The rest of the cursor's epoch, beginning at its position. `cursor` is read at once."""

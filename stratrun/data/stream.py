@@ -62,6 +62,11 @@ class StreamSource(Source):
             partial(options.make_loader, self._batches, setting, batch_size=None, collate_fn=unchanged)
         )
 
+    @property
+    def shared_out(self) -> bool:
+        # The batches of several workers take turns until the stream of each has ended.
+        return not self._options.sharded and self._workers == 1
+
     def start(self, cursor: Cursor) -> Iterator[tuple[Any, Share]]:
         epoch = cursor.epoch if self._setting.train else 0
         base = derive_seed(self._seed, "samples", self._setting.purpose, epoch)

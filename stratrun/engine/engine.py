@@ -12,6 +12,7 @@ from stratrun.accelerators.base import Accelerator
 from stratrun.accelerators.transfer import move_batch
 from stratrun.engine.clipping import Clipping
 from stratrun.engine.contract import detached, losses_of
+from stratrun.engine.evaluating import Evaluating
 from stratrun.engine.placed import Placed
 from stratrun.engine.saved import Exchange, Saved
 from stratrun.engine.updates import Updates
@@ -55,6 +56,7 @@ class Engine:
         self._data = data
         self._device = device
         self._updates = Updates(strategy, precision, clipping, state)
+        self.evaluating = Evaluating(strategy, precision, data, batch=self.batch, move=self.move)
         self._placed: Placed
         self.saved: Saved
         """What a checkpoint keeps; there once a model is placed."""
@@ -76,6 +78,7 @@ class Engine:
         self._placed = Placed(
             self.model, loss, device=self._device, precision=self._precision, strategy=self._strategy
         )
+        self.evaluating.placed = self._placed
         self.saved = Saved(
             self._placed,
             self._updates,
@@ -128,13 +131,13 @@ class Engine:
         return outputs
 
     def val_step(self, batch: Any) -> Any:
-        return self._evaluate(batch, "val")
+        return self.evaluating.step(batch, "val")
 
     def test_step(self, batch: Any) -> Any:
-        return self._evaluate(batch, "test")
+        return self.evaluating.step(batch, "test")
 
     def predict_step(self, batch: Any) -> Any:
-        return self._evaluate(batch, "predict")
+        return self.evaluating.step(batch, "predict")
 
     # -- parts of steps, for loops with a recipe of their own
 
@@ -175,6 +178,7 @@ class Engine:
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """Average numbers over all processes, in one exchange."""
+        self.evaluating.settle()
         names = sorted(values)
         if not names:
             return {}
@@ -184,6 +188,7 @@ class Engine:
 
     def collect(self, items: list[tuple[int, T]]) -> list[T]:
         """Merge what all processes hold into one list, in order of the first of each pair."""
+        self.evaluating.settle()
         together = [item for part in self._data.gather(items) for item in part]
         return [value for _, value in sorted(together, key=lambda item: item[0])]
 
@@ -193,12 +198,12 @@ class Engine:
 
     def start_training(self) -> None:
         """Bring the model into training mode."""
+        self.evaluating.settle()
         self._placed.to_training()
 
     def start_evaluation(self) -> None:
         """Bring the model into evaluation mode, the same on every process."""
-        self._placed.to_evaluation()
-        self._strategy.sync_buffers(self._placed.bare)
+        self.evaluating.begin()
 
     # -- for the runner: feeding and saving
 
@@ -212,10 +217,3 @@ class Engine:
     def state_module(self) -> nn.Module:
         """What the names in a checkpoint are relative to: the model, unless the loss has state too."""
         return self._placed.named
-
-    def _evaluate(self, batch: Any, mode: str) -> Any:
-        if self.model.training:
-            self._placed.to_evaluation()
-        # The bare module: a wrapped one may exchange buffers, which hangs on uneven batches.
-        with torch.no_grad(), self._precision.forward_context():
-            return self._placed.bare(batch, mode)

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -54,18 +54,27 @@ class Evaluator:
         self._entries = _entries(metrics, Names(preds, target))
         self._ranks: Exchange | None = None
         self._info = BatchInfo()
+        self._settle: Callable[[], None] | None = None
         self._feeds: list[Feed] = []
         self._seen = Seen()
 
-    def bind(self, ranks: Exchange, batch: BatchInfo, device: torch.device | None = None) -> None:
+    def bind(
+        self,
+        ranks: Exchange,
+        batch: BatchInfo,
+        device: torch.device | None = None,
+        settle: Callable[[], None] | None = None,
+    ) -> None:
         """Take part in a run.
 
         Args:
             batch: Where the loader says how many samples the batch in hand has, and which.
             device: Where the batches are.
+            settle: To be called on every rank before anything is exchanged.
         """
         self._ranks = ranks if ranks.world_size > 1 else None
         self._info = batch
+        self._settle = settle
         if device is not None:
             for entry in self._entries:
                 entry.to(device)
@@ -95,6 +104,8 @@ class Evaluator:
             MetricError: nothing was processed, a value is no number, or two metrics give the same name.
         """
         try:
+            if self._settle is not None:
+                self._settle()
             return self._alone(size) if self._ranks is None else self._together(self._ranks, size)
         finally:
             self.reset()

@@ -195,7 +195,8 @@ class RunnerContext:
         if spec is None:
             return None
         evaluator = build_evaluator(spec)
-        evaluator.bind(self._started.data, self.engine.batch, self._started.device)
+        engine = self.engine
+        evaluator.bind(self._started.data, engine.batch, self._started.device, engine.evaluating.settle)
         return evaluator
 
     @cached_property

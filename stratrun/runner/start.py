@@ -103,6 +103,7 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
             "batch": wiring.engine.batch,
             "move": wiring.engine.move,
             "pin_memory": wiring.pin_memory,
+            "in_step": wiring.engine.evaluating.in_step,
         },
         saving=saving,
         device=wiring.device,

@@ -1,0 +1,68 @@
+"""Steps of evaluation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from stratrun.accelerators.transfer import move_batch
+from stratrun.data import InStep
+from stratrun.engine.placed import Placed
+from stratrun.engine.saved import Exchange
+from stratrun.precision.base import Precision
+from stratrun.state import BatchInfo
+from stratrun.strategies.base import Strategy
+
+
+class Evaluating:
+    """Steps without gradients: as many on every rank, where each waits for the others."""
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        precision: Precision,
+        data: Exchange,
+        *,
+        batch: BatchInfo,
+        move: Callable[[Any], Any],
+    ) -> None:
+        together = strategy.collective_forward and data.world_size > 1
+        self.in_step = InStep(data, self._repeat, _to_host) if together else None
+        self.placed: Placed
+        self._strategy = strategy
+        self._precision = precision
+        self._batch = batch
+        self._move = move
+
+    def begin(self) -> None:
+        """Bring the model into evaluation mode, the same on every rank."""
+        self.settle()
+        self.placed.to_evaluation()
+        self._strategy.sync_buffers(self.placed.bare)
+
+    def settle(self) -> None:
+        """End a pass over evaluation data that may have been broken off. See `InStep.settle`."""
+        if self.in_step is not None:
+            self.in_step.settle()
+
+    def step(self, batch: Any, mode: str) -> Any:
+        if self.in_step is not None:
+            self.in_step.announce(batch, mode)
+        return self._step(batch, mode)
+
+    def _repeat(self, batch: Any, mode: str) -> None:
+        """A step that no loop has asked for, and no hook or metric gets to see."""
+        with self._batch.kept():
+            self._batch.size, self._batch.positions, self._batch.total = 0, (), 0
+            self._step(self._move(batch), mode)
+
+    def _step(self, batch: Any, mode: str) -> Any:
+        if self.placed.model.training:
+            self.placed.to_evaluation()
+        # The bare module: a wrapped one may exchange buffers, which hangs on uneven batches.
+        with torch.no_grad(), self._precision.forward_context():
+            return self.placed.bare(batch, mode)
+
+
+def _to_host(batch: Any) -> Any:
+    return move_batch(batch, torch.device("cpu"))
