@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stratrun.engine.clipping import Clipping
-from stratrun.engine.window import Window, multiply
+from stratrun.engine.window import Window, clamp, multiply
 from stratrun.errors import ConfigError, nearest
 from stratrun.precision.base import Precision
+from stratrun.spread import is_spread
 from stratrun.state import TrainState
 from stratrun.strategies.base import Strategy
 
@@ -21,7 +22,7 @@ class Updates:
     def __init__(
         self, strategy: Strategy, precision: Precision, clipping: Clipping | None, state: TrainState
     ) -> None:
-        self.optimizers: dict[str, Optimizer] = {}
+        self._optimizers: dict[str, Optimizer] = {}
         self._strategy = strategy
         self._precision = precision
         self._clipping = clipping
@@ -30,6 +31,20 @@ class Updates:
         self._stepped = False
         # Whether gradients may be at hand that belong to no window, and wait for an update all the same.
         self._waiting = False
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        return self._optimizers
+
+    @optimizers.setter
+    def optimizers(self, optimizers: dict[str, Optimizer]) -> None:
+        """
+        Raises:
+            ConfigError: one is to take all its parameters at once, and they are not of one kind.
+        """
+        for name, optimizer in optimizers.items():
+            _take_one_by_one_if_mixed(name, optimizer)
+        self._optimizers = optimizers
 
     def backward(self, outputs: dict[str, Any], divisor: int, scale: float) -> None:
         """Add a micro-batch to the window, and its gradients to those of the window."""
@@ -155,10 +170,25 @@ class Updates:
         if clipping is None:
             return None
         if clipping.value is not None:
-            nn.utils.clip_grad_value_(parameters, clipping.value)
+            clamp(_gradients(parameters), clipping.value)
         if clipping.max_norm is None:
             return None
         return self._strategy.clip_grad_norm(parameters, clipping.max_norm, clipping.norm_type)
+
+
+def _take_one_by_one_if_mixed(name: str, optimizer: Optimizer) -> None:
+    """Kernels that take many parameters at once do not take some that are spread over ranks and some not."""
+    for group in optimizer.param_groups:
+        if len({is_spread(p) for p in group["params"]}) < 2:
+            continue
+        for option in ("foreach", "fused"):
+            if group.get(option):
+                raise ConfigError(
+                    f"optimizer {name!r}: {option}=True takes many parameters at once, which must all "
+                    "be spread over ranks, or none; leave it out, or give those that are not their own group"
+                )
+            if option in group:
+                group[option] = False
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:

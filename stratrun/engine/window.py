@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stratrun.errors import ModelError
+from stratrun.spread import local_part
 
 
 class Window:
@@ -115,5 +116,16 @@ def _shared(values: Sequence[Tensor | None], divisor: int) -> Tensor:
 
 def multiply(gradients: Sequence[Tensor], factor: Tensor | float) -> None:
     """Scale gradients in place, without waiting for the factor."""
+    by_device: dict[torch.device, list[Tensor]] = {}
+    for gradient in gradients:
+        by_device.setdefault(gradient.device, []).append(local_part(gradient))
+    for device, some in by_device.items():
+        torch._foreach_mul_(some, factor.to(device) if isinstance(factor, Tensor) else factor)
+
+
+def clamp(gradients: Sequence[Tensor], limit: float) -> None:
+    """Bring each value between the limit and its negative, in place."""
     if gradients:
-        torch._foreach_mul_(list(gradients), factor)
+        parts = [local_part(gradient) for gradient in gradients]
+        torch._foreach_clamp_min_(parts, -limit)
+        torch._foreach_clamp_max_(parts, limit)

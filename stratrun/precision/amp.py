@@ -1,6 +1,7 @@
 """Automatic mixed precision: float32 parameters, 16-bit arithmetic."""
 
 from contextlib import AbstractContextManager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.optim import Optimizer
 
 from stratrun.precision.base import Precision
 from stratrun.registry import PRECISIONS
+from stratrun.spread import is_spread
 
 
 @PRECISIONS.register_module(["bf16-mixed", "bf16"])
@@ -55,7 +57,7 @@ class FP16MixedPrecision(Precision):
 
     def setup(self, device_type: str) -> None:
         super().setup(device_type)
-        self._scaler = torch.amp.GradScaler(device_type, **self._options)
+        self._scaler = _Scaler(device_type, **self._options)
 
     def forward_context(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device_type, dtype=self.compute_dtype)
@@ -100,6 +102,30 @@ class FP16MixedPrecision(Precision):
         # A run that had no scale before begins with the first one.
         if state:
             self._scaler.load_state_dict(state)
+
+
+class _Scaler(torch.amp.GradScaler):
+    """Knows of overflows on other ranks, for parameters that are spread over ranks in several ways, or not.
+
+    Torch's own takes all of a dtype at once: it refuses plain ones among others, and asks the ranks that the
+    first one is spread over about all, so that only some ranks would drop an update. Nothing public lets the
+    gradients be grouped in another way.
+    """
+
+    def _unscale_grads_(
+        self, optimizer: Any, inv_scale: Tensor, found_inf: Tensor, allow_fp16: bool
+    ) -> dict[torch.device, Tensor]:
+        alike: dict[Any, list[Tensor]] = {}
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                alike.setdefault((p.device_mesh, p.placements) if is_spread(p) else None, []).append(p)
+        found: dict[torch.device, Tensor] = {}
+        for parameters in alike.values():
+            some = SimpleNamespace(param_groups=[{"params": parameters}])
+            apart = super()._unscale_grads_(some, inv_scale, found_inf.clone(), allow_fp16)  # type: ignore[arg-type]
+            for device, value in apart.items():
+                found[device] = torch.maximum(found[device], value) if device in found else value
+        return found
 
 
 def _has_gradients(optimizer: Optimizer) -> bool:
