@@ -52,6 +52,7 @@ class Compilations:
 
     def describe(self) -> str:
         """One line for the end of a run."""
+        self.look()
         if not self.graphs:
             return (
                 "compile: nothing was compiled, as no forward that was to be was called; "

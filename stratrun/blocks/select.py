@@ -138,7 +138,7 @@ def _meant(module: nn.Module, parts: Named, one: Any, what: str) -> set[int]:
         found = [part for _, part in parts if isinstance(part, one)]
     else:
         steps = one.split(".")
-        found = [part for name, part in parts if _fits(name.split("."), steps) or one in _names(type(part))]
+        found = [part for name, part in parts if fits(name.split("."), steps) or one in _names(type(part))]
     if not found:
         given = one.__name__ if isinstance(one, type) else one
         known = [name if _is_callable(part) else f"{name}.*" for name, part in parts]
@@ -155,13 +155,13 @@ def _meant(module: nn.Module, parts: Named, one: Any, what: str) -> set[int]:
     return usable
 
 
-def _fits(name: Sequence[str], pattern: Sequence[str]) -> bool:
+def fits(name: Sequence[str], pattern: Sequence[str]) -> bool:
     """Whether a name, cut at its dots, is one that a pattern stands for."""
     if not pattern:
         return not name
     if pattern[0] == "**":
-        return any(_fits(name[skipped:], pattern[1:]) for skipped in range(len(name) + 1))
-    return bool(name) and fnmatchcase(name[0], pattern[0]) and _fits(name[1:], pattern[1:])
+        return any(fits(name[skipped:], pattern[1:]) for skipped in range(len(name) + 1))
+    return bool(name) and fnmatchcase(name[0], pattern[0]) and fits(name[1:], pattern[1:])
 
 
 def _names(cls: type) -> set[str]:

@@ -150,10 +150,9 @@ class BlockTransforms:
         compiler = Compiler(self._compiling.options)
         self.compilations = Compilations(compiler.labels)
         found = self._compiling.choose(model, recomputed)
-        how = ", ".join(f"{key}={value}" for key, value in self._compiling.options.items())
-        self.reasons.append(
-            f"compile={told(found) or 'nothing'}: {how or 'as torch.compile does by default'}"
-        )
+        options = {"backend": "inductor", **self._compiling.options}
+        how = ", ".join(f"{key}={getattr(value, '__name__', value)}" for key, value in options.items())
+        self.reasons.append(f"compile={told(found) or 'nothing'}: {how}")
         return found, compiler
 
 

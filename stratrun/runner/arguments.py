@@ -19,6 +19,7 @@ _ELSEWHERE = {
     "epochs": "train_cfg=dict(max_epochs=...)",
     "fp16": "precision='16-mixed'",
     "gradient_clip_val": "clip_grad=...",
+    "gradient_checkpointing": "activation_checkpointing=True",
     "hooks": "custom_hooks=[...], or default_hooks=dict(...) for ours",
     "launcher": "torchrun, which starts the processes",
     "logger": "loggers=[...]",
@@ -32,6 +33,7 @@ _ELSEWHERE = {
     "optim_wrapper": "optimizer=..., clip_grad=..., precision=...",
     "scheduler": "param_scheduler=dict(type=...)",
     "seed": "randomness=dict(seed=...)",
+    "torch_compile": "compile=True",
     "val_interval": "train_cfg=dict(max_epochs=..., val_interval=...)",
     "visualizer": "loggers=[...]",
 }

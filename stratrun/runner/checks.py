@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from stratrun.blocks import BlockTransforms
 from stratrun.checkpoint.parts import LoadFrom
 from stratrun.checkpoint.selection import BEST, LAST
 from stratrun.data import check_data
@@ -43,6 +44,7 @@ def check(form: Form, job: Job) -> None:
     check_loss(form.loss)
     check_hooks(form)
     Clipping.parse(form.clip_grad)
+    BlockTransforms(form.compile, form.activation_checkpointing)
     settings, randomness = parse_env(form.env_cfg), parse_randomness(form.randomness)
     if settings.cudnn_benchmark and randomness.deterministic:
         raise ConfigError(

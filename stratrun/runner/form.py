@@ -43,6 +43,8 @@ class Form:
     strategy: Any
     accelerator: Any
     precision: Any
+    compile: Any
+    activation_checkpointing: Any
     default_hooks: Mapping[str, Any] | None
     custom_hooks: Iterable[Any]
     loggers: Any

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, Self
 
+from stratrun.blocks import BlockTransforms, Compilations
 from stratrun.errors import StratrunError
 from stratrun.hooks import CheckpointHook
 from stratrun.loops import BaseLoop
@@ -36,6 +37,10 @@ class Runner(RunnerContext):
             under ``work_dirs``, called `name`, or else after the program.
         loss: ``loss(outputs, targets)``, for models that do not compute one themselves.
         clip_grad: Largest norm of the gradients, or ``dict(max_norm=, norm_type=, value=)``.
+        compile: True, or ``dict(blocks=, backend=, mode=, dynamic=, fullgraph=)``: `torch.compile` for each
+            of the blocks that repeat in the model, or that `blocks` names; see `stratrun.blocks.select`.
+        activation_checkpointing: True, blocks as above, or ``dict(blocks=, every=)``: have these keep their
+            inputs alone, and compute them once more in the backward pass.
         default_hooks: Replaces (a spec) or switches off (None) the hooks ``timer``, ``scheduler``,
             ``logger`` and ``checkpoint``.
         load_from: Weights to start from: a checkpoint, a ``.safetensors`` or a ``.pt`` file; ``"best"`` or
@@ -73,6 +78,8 @@ class Runner(RunnerContext):
         strategy: Any = "auto",
         accelerator: Any = "auto",
         precision: Any = "32-true",
+        compile: Any = False,
+        activation_checkpointing: Any = False,
         default_hooks: Mapping[str, Any] | None = None,
         custom_hooks: Iterable[Any] = (),
         loggers: Any = DEFAULT_LOGGERS,
@@ -87,6 +94,7 @@ class Runner(RunnerContext):
         super().__init__(Form(**given))
         self._placed = self._can_train = False
         self._mark = InUse()
+        self._blocks = BlockTransforms()
 
     @classmethod
     def from_cfg(cls, cfg: Mapping[str, Any]) -> Self:
@@ -98,6 +106,11 @@ class Runner(RunnerContext):
         entry, arguments = of_config(cfg, cls)
         runner: Self = entry(**{"cfg": cfg, **arguments})
         return runner
+
+    @property
+    def compilations(self) -> Compilations | None:
+        """What was compiled since the model was built, and why once more; None without `compile`."""
+        return self._blocks.compilations
 
     # -- the jobs
 
@@ -140,8 +153,7 @@ class Runner(RunnerContext):
         checks.check_hooked(self._form, job, self.hooks)
         resume.check(self, self._started.ranks, self._form, job)
         if not self._placed:
-            self.engine.place(lambda: parts.build_model(self._form.model), parts.build_loss(self._form.loss))
-            self._placed = True
+            self._place()
         if job == "train" and not self._can_train:
             self._schedules = start.prepare_training(self._form, self.engine)
             self._can_train = True
@@ -162,6 +174,15 @@ class Runner(RunnerContext):
                     resumes=self._form.resume is not False or self.iter > 0,
                 )
         return loop
+
+    def _place(self) -> None:
+        form = self._form
+        self._blocks = BlockTransforms(form.compile, form.activation_checkpointing)
+        self.engine.place(lambda: parts.build_model(form.model), parts.build_loss(form.loss), [self._blocks])
+        self.reasons.extend(self._blocks.reasons)
+        if self.compilations is not None:
+            self.engine.watches.append(self.compilations.look)
+        self._placed = True
 
     def _evaluate(self, job: Job) -> dict[str, float]:
         loop = self._prepare(job)
@@ -202,7 +223,7 @@ class Runner(RunnerContext):
             self.checkpointer.wait()  # once more, as that may have saved
             for text in self.hooks.never_called():
                 warnings.warn(text, stacklevel=2)
-            self.loggers.say(summary.at_end(self, job, self._form))
+            self.loggers.say(summary.at_end(self, job, self._form, self.compilations))
         except BaseException as error:
             self._tell_hooks(error)
             self._end_saving(error)

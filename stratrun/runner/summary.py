@@ -3,6 +3,7 @@
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from stratrun.blocks import Compilations
 from stratrun.checkpoint.layout import name_of
 from stratrun.hooks import CheckpointHook
 from stratrun.runner.context import RunnerContext
@@ -22,7 +23,7 @@ def at_start(runner: RunnerContext, job: str, origin: str) -> str:
     return "\n".join(lines)
 
 
-def at_end(runner: RunnerContext, job: str, form: Form) -> str:
+def at_end(runner: RunnerContext, job: str, form: Form, compiled: Compilations | None = None) -> str:
     """Results, where the files are, and what to do next."""
     lines = [f"stratrun: {job} done"]
     if job == "train":
@@ -31,6 +32,8 @@ def at_end(runner: RunnerContext, job: str, form: Form) -> str:
             lines.append(f"  {runner.state.skipped} updates were skipped, their gradients having overflowed")
     if runner.metrics and job != "predict":
         lines.append("  " + ", ".join(f"{name}={value:.4g}" for name, value in runner.metrics.items()))
+    if compiled is not None:
+        lines.append(f"  {compiled.describe()}")
     if runner.log_folder:
         lines.append(f"  logs: {runner.log_folder}")
     if job == "train" and runner.last_checkpoint:
