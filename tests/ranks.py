@@ -8,7 +8,7 @@ __all__ = ["CALL_LIMIT", "Ranks", "RemoteTraceback"]
 
 
 class Ranks(_Ranks):
-    """`Ranks` with the server of the test session first."""
+    """`Ranks` forked from a given server."""
 
     def __init__(
         self, server: RankServer, world_size: int, joined: bool = True, limit: float = CALL_LIMIT

@@ -23,7 +23,8 @@ from typing import Any, NoReturn, Self
 from stratrun.testing.rank_server import Call, RankError, RankServer, Reply
 
 CALL_LIMIT = 45.0  # above the group's timeout, so that a hung exchange reports itself
-_PROGRAM = RankServer()
+SERVER = RankServer()
+"""From what the ranks of this program are forked, unless others say so."""
 
 
 class RemoteTraceback(Exception):
@@ -46,7 +47,7 @@ class Ranks:
     world_size: int
     joined: bool = True
     limit: float = CALL_LIMIT
-    server: RankServer = _PROGRAM
+    server: RankServer = SERVER
     output: list[str] = field(default_factory=list)
     _pids: list[int] = field(default_factory=list)
     _pipes: list[Connection] = field(default_factory=list)
@@ -54,19 +55,22 @@ class Ranks:
     _origin: int = 0
 
     def __call__(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> list[Any]:
-        work = _dumps(function, args, kwargs)
-        call = Call(work, list(sys.path), os.getcwd(), dict(os.environ), list(warnings.filters))
-        replies = self._exchange(call)
-        if any(reply.unknown for reply in replies):
-            # What a notebook or another test file has defined since is known to ranks that are forked now.
-            self.stop()
-            self.server.stop()
-            replies = self._exchange(call)
-        for rank, reply in enumerate(replies):
-            self._raise_error_of(rank, reply)
+        replies = self._replies(function, args, kwargs)
         if any(reply.spent for reply in replies):
             self.stop()
         return [reply.value for reply in replies]
+
+    def outcomes(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> list[Any]:
+        """Like a call that waits for all ranks though some fail: an error stands in the place of a value.
+
+        New ranks serve it, and end after it.
+        """
+        self.stop()
+        try:
+            replies = self._replies(function, args, kwargs, patient=True)
+        finally:
+            self.stop()
+        return [reply.value if reply.error is None else reply.error for reply in replies]
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +78,27 @@ class Ranks:
     def __exit__(self, *error: object) -> None:
         self.stop()
 
-    def _exchange(self, call: Call) -> list[Reply]:
+    def _replies(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        patient: bool = False,
+    ) -> list[Reply]:
+        work = _dumps(function, args, kwargs)
+        call = Call(work, list(sys.path), os.getcwd(), dict(os.environ), list(warnings.filters))
+        replies = self._exchange(call, patient)
+        if any(reply.unknown for reply in replies):
+            # What a notebook or another test file has defined since is known to ranks that are forked now.
+            self.stop()
+            self.server.stop()
+            replies = self._exchange(call, patient)
+        for rank, reply in enumerate(replies):
+            if not patient:
+                self._raise_error_of(rank, reply)
+        return replies
+
+    def _exchange(self, call: Call, patient: bool) -> list[Reply]:
         message = pickle.dumps(call)
         if self._pids and self._origin != self.server.pid:
             self._forget()  # they ended with the server that they were forked from
@@ -83,7 +107,7 @@ class Ranks:
         try:
             for pipe in self._pipes:
                 pipe.send_bytes(message)
-            replies = self._collect()
+            replies = self._collect(patient)
         except BaseException:
             self.stop()
             raise
@@ -111,26 +135,30 @@ class Ranks:
         self._pids, self._pipes = self.server.fork(self.world_size, self._folder, self.joined)
         self._origin = self.server.pid
 
-    def _collect(self) -> list[Reply]:
+    def _collect(self, patient: bool) -> list[Reply]:
         replies: dict[int, Reply] = {}
         deadline = time.monotonic() + self.limit
         while len(replies) < self.world_size:
             waiting = [rank for rank in range(self.world_size) if rank not in replies]
             ready = wait([self._pipes[rank] for rank in waiting], max(0.0, deadline - time.monotonic()))
-            if not ready:
+            if not ready and not patient:
                 self._fail_hung(waiting)
             for rank in waiting:
-                if self._pipes[rank] in ready:
-                    replies[rank] = self._receive(rank)
+                if not ready:
+                    replies[rank] = Reply(error=RankError(f"rank {rank}: no answer in {self.limit:g} s"))
+                elif self._pipes[rank] in ready:
+                    replies[rank] = self._receive(rank, patient)
         return [replies[rank] for rank in range(self.world_size)]
 
-    def _receive(self, rank: int) -> Reply:
+    def _receive(self, rank: int, patient: bool) -> Reply:
         try:
             reply = pickle.loads(self._pipes[rank].recv_bytes())
         except (EOFError, ConnectionError) as error:
+            if patient:
+                return Reply(error=RankError(f"rank {rank} of {self.world_size} died"))
             self._fail_dead(rank, error)
         assert isinstance(reply, Reply)
-        if not reply.unknown:
+        if not reply.unknown and not patient:
             self._raise_error_of(rank, reply)  # others may wait for it in vain
         return reply
 
