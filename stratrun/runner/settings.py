@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from stratrun.hooks import Hook
 from stratrun.optim.optimizer import DEFAULT
+from stratrun.strategies.logical import WAYS
 
 Settings = Mapping[str, Any]
 _LAYERS = ("precision", "strategy", "accumulate")
@@ -32,7 +33,7 @@ def of_optimizers(optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
 def _options(group: Mapping[str, Any], defaults: Iterable[str]) -> dict[str, Any]:
     # A schedule that came with the optimizer, ready-made, has moved the learning rate already.
     moved = {"lr": group["initial_lr"]} if "initial_lr" in group else {}
-    return _plain({**{key: group[key] for key in defaults if key in group}, **moved})
+    return _plain({**{key: group[key] for key in defaults if key in group and key not in WAYS}, **moved})
 
 
 def of_schedule(scheduler: LRScheduler) -> dict[str, Any]:

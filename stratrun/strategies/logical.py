@@ -15,8 +15,9 @@ from torch.optim import Optimizer
 from stratrun.errors import CheckpointError, nearest
 from stratrun.spread import spread_as
 
-# How an update is computed, not what it comes to: these depend on where the parameters are.
-_WAYS = ("foreach", "fused", "capturable", "differentiable")
+WAYS = ("foreach", "fused", "capturable", "differentiable")
+"""Options of optimizers that say how an update is computed, not what it comes to. Which of them can be had
+depends on where the parameters are, so that a run keeps its own whatever it loads."""
 
 
 def state_dict(module: nn.Module, optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def load_optimizer_state(
 
 
 def _ways(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: group[name] for name in _WAYS if name in group}
+    return {name: group[name] for name in WAYS if name in group}
 
 
 def _cloned(values: Any, parameter: Tensor) -> Any:
