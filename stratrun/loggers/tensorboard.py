@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ class TensorBoardLogger(Logger):
         self._folder: Path
         self._writer: Any = None
         self._opened = 0
+        self._flushed = time.monotonic()
 
     def open(self, folder: Path) -> None:
         import tensorboardX  # noqa: F401  (a missing package is told now, not at the first record)
@@ -33,16 +35,17 @@ class TensorBoardLogger(Logger):
             Summary.Value(tag=f"{record.kind}/{name}", simple_value=value)
             for name, value in record.values.items()
         ]
-        self._open_writer().add_summary(Summary(value=values), record.iter, record.time)
+        self._write(Summary(value=values), record.iter, record.time)
 
     def log_config(self, text: str) -> None:
         from tensorboardX.summary import text as text_summary
 
         # Indented by four, Markdown shows it as it is.
         shown = "\n".join(f"    {line}" for line in text.splitlines())
-        self._open_writer().add_summary(text_summary("config", shown), 0)
+        self._write(text_summary("config", shown), 0, time.time())
 
     def flush(self) -> None:
+        self._flushed = time.monotonic()
         if self._writer is not None:
             self._writer.flush()
 
@@ -51,14 +54,21 @@ class TensorBoardLogger(Logger):
             self._writer.close()
             self._writer = None
 
+    def _write(self, summary: Any, step: int, seconds: float) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._open_writer().write_event(Event(summary=summary, step=step, wall_time=seconds))
+        if time.monotonic() - self._flushed > self.flush_seconds:
+            self.flush()
+
     def _open_writer(self) -> Any:
         if self._writer is None:
-            from tensorboardX import FileWriter
+            # Not its FileWriter, whose thread may still have to write what was there before a flush.
+            from tensorboardX.event_file_writer import EventsWriter
 
+            self._folder.mkdir(parents=True, exist_ok=True)
             # Files are named by the second; one opened again must not write over the last.
             suffix = f".{self._opened}"
-            self._writer = FileWriter(
-                str(self._folder), flush_secs=self.flush_seconds, filename_suffix=suffix
-            )
+            self._writer = EventsWriter(str(self._folder / "events"), suffix)
             self._opened += 1
         return self._writer
