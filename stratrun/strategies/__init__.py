@@ -1,5 +1,7 @@
 from stratrun.strategies.base import Strategy
 from stratrun.strategies.ddp import DDPStrategy
+from stratrun.strategies.fsdp import FSDPStrategy
+from stratrun.strategies.hsdp import HSDPStrategy
 from stratrun.strategies.single import SingleDeviceStrategy
 
-__all__ = ["DDPStrategy", "SingleDeviceStrategy", "Strategy"]
+__all__ = ["DDPStrategy", "FSDPStrategy", "HSDPStrategy", "SingleDeviceStrategy", "Strategy"]
