@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from stratrun.registry import STRATEGIES
 from stratrun.strategies.base import Strategy
+from stratrun.strategies.buffers import saved_buffers
 
 # torch 2.13 gave the option another name, and warns of the old one.
 _SYNC_BUFFERS = next(
@@ -112,24 +113,14 @@ class DDPStrategy(Strategy):
         exchanged = wrapped.require_forward_param_sync
         if exchanged and self._broadcast_buffers:
             return {}
-        buffers = {} if dist.get_rank() == 0 else _saved_buffers(wrapped.module)
+        buffers = {} if dist.get_rank() == 0 else saved_buffers(wrapped.module)
         return {"exchanged": exchanged, "buffers": buffers}
 
     def load_own_state(self, wrapped: nn.Module, state: Mapping[str, Any]) -> None:
         if not state or not isinstance(wrapped, DistributedDataParallel):
             return
         wrapped.require_forward_param_sync = state["exchanged"]
-        own = _saved_buffers(wrapped.module)
+        own = saved_buffers(wrapped.module)
         for name, value in state["buffers"].items():
             if name in own:
                 own[name].copy_(value)
-
-
-def _saved_buffers(module: nn.Module) -> dict[str, Tensor]:
-    """The buffers that the user wants in a state dict."""
-    return {
-        f"{path}.{name}" if path else name: buffer
-        for path, part in module.named_modules()
-        for name, buffer in part.named_buffers(recurse=False)
-        if name not in part._non_persistent_buffers_set
-    }
