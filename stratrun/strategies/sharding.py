@@ -70,8 +70,8 @@ def shard(
     owners = _owners(module, blocks)
     whole = _kept_whole(module, model, options, what) | {p for p in parameters if owners[p] is None}
     for parameter in parameters:
-        # As it is computed with, which formats for images would not be.
-        parameter.data = parameter.data.contiguous()
+        if not parameter.is_contiguous():  # as in formats for images
+            parameter.data = parameter.data.contiguous()
         if parameter in whole and not parameter.is_meta:
             parameter.data = parameter.data.to(device)
     offload = CPUOffloadPolicy(pin_memory=device.type != "cpu") if options.offload else OffloadPolicy()
