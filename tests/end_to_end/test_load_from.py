@@ -185,7 +185,7 @@ def test_when_one_part_does_not_fit_nothing_is_changed(saved: str, tmp_path: Pat
         ({}, {"rename": {"body|head": "x"}}, ["makes 'x.weight' of both 'body.weight' and 'head.weight'"]),
         ({}, {"weights": "ema"}, ["no moving averages", "type='EMAHook'", "weights='model'"]),
     ],
-    ids=str,
+    ids=["a hook less", "a hook more", "schedule", "name", "no match", "twice", "no averages"],
 )
 def test_what_does_not_fit_is_an_error_that_says_what(
     changes: dict[str, Any], wanted: dict[str, Any], words: list[str], saved: str, tmp_path: Path
