@@ -51,7 +51,7 @@ def total(parameters: Sequence[Tensor], norm_type: float = 2.0) -> Tensor:
         groups.update(sharing)
         gradients = kinds.setdefault(tuple(sharing), [])
         if parameter.grad is not None:
-            gradients.append(_settled(parameter))
+            gradients.append(settled(parameter))
     double = any(p.dtype in (torch.float64, torch.complex128) for p in parameters)
     dtype = torch.float64 if double else torch.float32
     device = _meeting_place(parameters)
@@ -86,7 +86,7 @@ def _sharing(parameter: Tensor) -> Groups:
     return {group.group_name: group for group in map(mesh.get_group, sharded)}
 
 
-def _settled(parameter: Tensor) -> Tensor:
+def settled(parameter: Tensor) -> Tensor:
     """The local part of a gradient, once it is spread as its parameter is.
 
     Of a parameter that all ranks of a mesh have, a backward pass may leave on each its part of a sum.
