@@ -151,7 +151,7 @@ class BlockTransforms:
         self.compilations = Compilations(compiler.labels)
         found = self._compiling.choose(model, recomputed)
         options = {"backend": "inductor", **self._compiling.options}
-        how = ", ".join(f"{key}={getattr(value, '__name__', value)}" for key, value in options.items())
+        how = ", ".join(f"{key}={_name(value)}" for key, value in options.items())
         self.reasons.append(f"compile={told(found) or 'nothing'}: {how}")
         return found, compiler
 
@@ -162,6 +162,12 @@ def told(blocks: Named) -> str:
         return f"the whole {type(blocks[0][1]).__name__}"
     kinds = Counter(type(part).__name__ for _, part in blocks)
     return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+
+def _name(option: Any) -> str:
+    if isinstance(option, str | bool):
+        return str(option)
+    return str(getattr(option, "__name__", type(option).__name__))
 
 
 def _outermost(blocks: Named) -> Named:
