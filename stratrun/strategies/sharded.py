@@ -45,14 +45,6 @@ class ShardedStrategy(Strategy):
     def mesh(self, device: torch.device) -> "DeviceMesh":
         """Of one dimension to shard over, or of two, the first of replicas."""
 
-    def divide(self, module: nn.Module, device: torch.device) -> None:
-        """Spread parameters over ranks that work on the same samples, before they are spread over others."""
-        return None
-
-    def divide(self, module: nn.Module, device: torch.device) -> None:
-        """Divide parameters, which are the same on all ranks, in another way, before they are spread."""
-        return None
-
     def place(
         self,
         module: nn.Module,
@@ -66,7 +58,6 @@ class ShardedStrategy(Strategy):
 
         if initial is None:
             take_from_main([*module.parameters(), *module.buffers()], device)
-        self.divide(module, device)
         self.divide(module, device)
         self._sharded = shard(
             module,
