@@ -197,7 +197,7 @@ def own_loops(work_dir: str) -> dict[str, Any]:
 
 def test_loops_of_ones_own_stay_in_step_whatever_steps_they_make(four_ranks: Ranks, tmp_path: Any) -> None:
     for found in four_ranks(own_loops, str(tmp_path)):
-        # Two steps of each rank's first batch, one of the other, and beside each one of the rank's inner batch.
+        # Two steps of the first batch of each rank, one of the other, and of the inner batch beside each.
         assert found["nested"] == {"of 0": 2 + 1 + 1, "of 1": 2 + 1, "of 2": 2 + 1, "of 3": 2, "of 4": 1}
         assert found["in step"] == [4, 4]
         assert found["apart"] == [9, 9]
