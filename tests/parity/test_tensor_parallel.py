@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 
+from stratrun.testing import Ranks
 from tests.parity.transformers import GATHERED_PLAN, SEQUENCE_PLAN, WHOLE_PLAN, texts, writer
 from tests.problems import trained
 
@@ -33,6 +34,14 @@ def plain() -> dict[str, Tensor]:
 def whole(model: nn.Module) -> dict[str, Tensor]:
     named = model.state_dict().items()
     return {n: (v.full_tensor() if isinstance(v, DTensor) else v).clone() for n, v in named}
+
+
+def assert_same(found: dict[str, Tensor], truth: dict[str, Tensor], what: str) -> None:
+    """To a millionth of the largest weight of each tensor."""
+    assert found.keys() == truth.keys()
+    for name, value in truth.items():
+        far = float((found[name] - value).abs().max() / value.abs().max())
+        assert far < 1e-6, f"{what}: {name} by {far:.1e}"
 
 
 def by_plan(plan: str, work_dir: str, **options: Any) -> dict[str, Any]:
