@@ -151,11 +151,12 @@ def test_one_process_trains_alike_compiled_recomputed_and_both(tmp_path: Any) ->
     ]
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_ranks_train_alike_with_nothing_of_a_strategy_in_the_graph(
-    two_ranks: Ranks, tmp_path: Any
+    strategy: str, two_ranks: Ranks, tmp_path: Any
 ) -> None:
     truth = plain()
-    for once, both in two_ranks(compiled_and_both, str(tmp_path), "ddp"):
+    for once, both in two_ranks(compiled_and_both, str(tmp_path), strategy):
         for one in (once, both):
             torch.testing.assert_close(one["weights"], truth, rtol=1e-5, atol=1e-6)
         assert_compiled(once)
