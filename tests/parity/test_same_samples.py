@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from stratrun import Runner
 from stratrun.hooks import Hook
