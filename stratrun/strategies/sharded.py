@@ -45,6 +45,10 @@ class ShardedStrategy(Strategy):
     def mesh(self, device: torch.device) -> "DeviceMesh":
         """Of one dimension to shard over, or of two, the first of replicas."""
 
+    def divide(self, module: nn.Module, device: torch.device) -> None:
+        """Spread parameters over ranks that work on the same samples, before they are spread over others."""
+        return None
+
     def place(
         self,
         module: nn.Module,
