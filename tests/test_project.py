@@ -27,7 +27,7 @@ SEAMS = ("Accelerator", "Logger", "Metric", "Precision", "Strategy")
 MAY_PRINT = ("stratrun/cli/", "stratrun/loggers/console.py")
 MAY_NAME_DISTRIBUTED = (
     *("stratrun/distributed/", "stratrun/strategies/", "stratrun/checkpoint/"),
-    "stratrun/testing/",
+    *("stratrun/testing/", "stratrun/cli/plan/"),
 )
 NOBODY_S_NAMES = {"utils", "util", "common", "helpers", "helper", "core", "misc"}
 # What a loop, a hook or an example never has to say: words of the layers below them.

@@ -26,6 +26,9 @@ COMMANDS: Mapping[str, Command] = {
     "ckpt verify": Command("stratrun.cli.ckpt.verify", "read and check every byte of checkpoints"),
     "ckpt export": Command("stratrun.cli.ckpt.export", "the weights alone, as one safetensors file"),
     "ckpt prune": Command("stratrun.cli.ckpt.prune", "delete old checkpoints"),
+    "plan": Command(
+        "stratrun.cli.plan", "what a run needs on so many ranks, without starting it", settable=True
+    ),
     "verify-resume": Command(
         "stratrun.cli.verify_resume", "kill and resume a short run, and compare it bit by bit", settable=True
     ),
