@@ -1,5 +1,6 @@
 """Compiling of blocks one by one."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ class Compiler:
             code = getattr(target, "__code__", None)
             if code is not None:
                 self.labels[code.co_filename, code.co_firstlineno] = label
+            _let_torch_look()
             compiled = self._made[function, build] = torch.compile(target, **self.options)
         return compiled
 
@@ -48,6 +50,16 @@ def explained(block: nn.Module) -> Iterator[None]:
                 f"while compiling the forward of {type(block).__name__}; without compile= it is not"
             )
         raise
+
+
+def _let_torch_look() -> None:
+    """Pass over a warning of torch's about what torch itself does as it traces.
+
+    It is not shown anyway, but where warnings are errors it would be one, for each block behind another.
+    """
+    warnings.filterwarnings(
+        "ignore", "The .grad attribute of a Tensor", UserWarning, module=r"torch\._(dynamo|subclasses)"
+    )
 
 
 def _copied(function: FunctionType) -> FunctionType:

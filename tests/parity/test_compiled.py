@@ -12,8 +12,6 @@ from tests.problems import CLASSES, FEATURES, points
 from tests.ranks import Ranks
 
 WIDTH, SAMPLES, BATCH = 6, 32, 4
-# torch asks for it while it traces, and hides its own warning in a way that an error is not hidden by.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
 
 class Block(nn.Module):

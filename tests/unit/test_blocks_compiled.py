@@ -14,8 +14,6 @@ from stratrun.blocks import BlockTransforms
 from stratrun.errors import ConfigError
 
 WIDTH = 4
-# torch asks for it while it traces, and hides its own warning in a way that an error is not hidden by.
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
 
 class Block(nn.Module):
