@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,6 +78,8 @@ def shard(
     offload = CPUOffloadPolicy(pin_memory=device.type != "cpu") if options.offload else OffloadPolicy()
     for block in [*(block for _, block in reversed(blocks)), module]:
         own = [p for p in parameters if owners[p] is block and p not in whole]
+        # Before the hook that this adds, by which a backward pass gathers the block again.
+        block.register_forward_hook(_without_views)
         low = block is not module and not isinstance(block, _KEEP_FORMAT)
         fully_shard(
             block,
@@ -91,6 +94,17 @@ def shard(
     assert isinstance(module, FSDPModule)
     stay: list[FSDPModule] = [module] if options.reshard_after_forward else units
     return Sharded(module, units, stay, [p for p in parameters if p in whole])
+
+
+def _without_views(module: nn.Module, arguments: Any, output: Any) -> Any:
+    """Copy what is a view: what hangs on an output would be lost where a model writes into that in place."""
+    if isinstance(output, torch.Tensor):
+        return output.clone() if output.requires_grad and output._is_view() else output
+    if type(output) in (tuple, list):
+        return type(output)(_without_views(module, arguments, one) for one in output)
+    if type(output) is dict:
+        return {key: _without_views(module, arguments, one) for key, one in output.items()}
+    return output
 
 
 def model_of(module: nn.Module) -> nn.Module:

@@ -92,6 +92,17 @@ class Writer(nn.Module):
     val_step = test_step = train_step
 
 
+class Weighted(Writer):
+    """Words of another number than zero count."""
+
+    def train_step(self, batch: Any) -> dict[str, Tensor]:
+        inputs, following = batch
+        loss = F.cross_entropy(self(inputs).flatten(0, 1), following.flatten(), ignore_index=0)
+        return {"loss": loss, "weight": (following != 0).sum()}
+
+    val_step = test_step = train_step
+
+
 def writer(dropout: float = 0.0, tied: bool = False) -> Writer:
     """The same one at every call."""
     with torch.random.fork_rng(devices=[]):
