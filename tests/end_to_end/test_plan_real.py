@@ -27,3 +27,15 @@ def test_memory_and_exchanges_of_ddp_on_two_ranks_are_as_planned(
     window = {"train_cfg": {"by_epoch": False, "max_iters": 15, "accumulate": 5}}
     plan = planned(tmp_path, capsys, "--world-size", "2", **changed, **window)
     compare(plan, two_ranks(measured, config(**changed, **window), 5)[0])
+
+
+def test_memory_and_exchanges_of_sharded_models_on_four_ranks_are_as_planned(
+    four_ranks: Ranks, tmp_path: Path, capsys: Any
+) -> None:
+    window = {"train_cfg": {"by_epoch": False, "max_iters": 6, "accumulate": 2}}
+    unsharded = {"type": "fsdp", "accumulate": "unsharded"}
+    for strategy, more in (("fsdp", {}), ("fsdp", window), (unsharded, window), ("hsdp", {})):
+        changed: dict[str, Any] = {"strategy": strategy, "work_dir": str(tmp_path / "run"), **more}
+        plan = planned(tmp_path, capsys, "--world-size", "4", **changed)
+        compare(plan, four_ranks(measured, config(**changed), 2 if more else 1)[0])
+    assert plan["mesh"] == {"replicate": 2, "shard": 2}

@@ -71,9 +71,8 @@ def plan(given: Namespace, bandwidth: float) -> Plan:
     checks.check(form, "train")
     per_node = given.per_node or min(given.world_size, _PER_NODE)
     env = ProcessEnv(rank=0, local_rank=0, world_size=given.world_size, launched=True)
-    choice = chosen(form, env)
     with _launched(env, per_node), pretended_group(env) as ranks:
-        simulation = Simulation(form, choice, ranks)
+        simulation = Simulation(form, chosen(form, env), ranks)
         simulation.build()
         hooks = _averaging(form, simulation)
         accumulate = _accumulate(form)
