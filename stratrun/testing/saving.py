@@ -8,7 +8,7 @@ from stratrun.testing.report import Wrong
 from stratrun.testing.running import Part, Place, Seen, alone, train
 
 STOP = 6  # of 8 iterations: the second batch of a window in the second epoch
-_NAMES = "state is read off the module that was placed: its parameters keep names, shapes and order"
+NAMES = "state is read off the module that was placed: its parameters keep their names and shapes"
 
 
 def recipe_of(recipe: Recipe) -> Recipe:
@@ -22,7 +22,7 @@ def resuming(place: Place, recipe: Recipe, folder: str) -> str:
     resumed = place(train, recipe, f"{folder}/broken", resume=True)
     for rank, (before, after, truth) in enumerate(zip(broken, resumed, whole, strict=True)):
         if wrong := differences(after.start, before.saved, 0.0):
-            raise Wrong(f"on rank {rank}, right after resuming: {wrong}", _NAMES)
+            raise Wrong(f"on rank {rank}, right after resuming: {wrong}", NAMES)
         if wrong := differences(after.weights, truth.weights):
             raise Wrong(
                 f"on rank {rank}, at the end: {wrong}",
@@ -61,7 +61,7 @@ def single(place: Place, recipe: Recipe, folder: str, **options: object) -> Seen
 def _compared(before: Seen, after: list[Seen], truth: Seen) -> str:
     for rank, seen in enumerate(after):
         if wrong := differences(seen.start, before.saved, 0.0):
-            raise Wrong(f"right after loading, on rank {rank}: {wrong}", _NAMES)
+            raise Wrong(f"right after loading, on rank {rank}: {wrong}", NAMES)
         if wrong := differences(seen.weights, truth.weights, 5 * EXACT):
             raise Wrong(
                 f"at the end, on rank {rank}: {wrong}",
