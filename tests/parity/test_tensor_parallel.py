@@ -9,12 +9,23 @@ from torch.distributed.tensor import DTensor
 from torch.nn.functional import cross_entropy
 
 from stratrun import Runner
+from stratrun.engine.step_module import StepModule
 from stratrun.hooks import Hook
+from stratrun.strategies import TensorParallelStrategy
 from stratrun.testing import Ranks
-from tests.parity.transformers import GATHERED_PLAN, SEQUENCE_PLAN, WHOLE_PLAN, Weighted, texts, writer
+from tests.parity.transformers import (
+    GATHERED_PLAN,
+    SEQUENCE_PLAN,
+    WHOLE_PLAN,
+    Weighted,
+    Writer,
+    texts,
+    writer,
+)
 from tests.problems import perceptron, points, trained
 
 PLANS: dict[str, Any] = {"whole": WHOLE_PLAN, "sequence": SEQUENCE_PLAN, "gathered": GATHERED_PLAN}
+TIED_PLAN = {**WHOLE_PLAN, "words": "row", "head": {"style": "column", "output": "whole"}}
 SAMPLES, BATCH, ACCUMULATE, LIMIT = 22, 6, 2, 0.05
 
 
@@ -155,9 +166,24 @@ def low(strategy: Any, precision: Any, work_dir: str) -> tuple[dict[str, Tensor]
 LOW = ("bf16-mixed", {"type": "16-mixed", "init_scale": 2.0**20})  # so high that it must come down first
 
 
+def deferred() -> dict[str, Tensor]:
+    """A model that was built without memory, filled from one that was not."""
+    values = StepModule(writer(tied=True), None).state_dict()
+    with torch.device("meta"):
+        module = StepModule(Writer(tied=True), None)
+    strategy = TensorParallelStrategy(plan=TIED_PLAN, size=2)
+    device = torch.device("cpu")
+    strategy.place(module, device, compute_dtype=torch.float32, initial=values.__getitem__)
+    return whole(module.model)
+
+
 def divided(work_dir: str) -> dict[str, Any]:
     strategy = {"type": "tensor_parallel", "plan": {"0": "column", "2": "row"}, "size": 2}
-    return {"job": job(BY_SEQUENCE, work_dir), "low": [low(strategy, one, work_dir) for one in LOW]}
+    return {
+        "job": job(BY_SEQUENCE, work_dir),
+        "low": [low(strategy, one, work_dir) for one in LOW],
+        "deferred": deferred(),
+    }
 
 
 def replicated(work_dir: str) -> dict[str, Any]:
@@ -178,6 +204,7 @@ def test_two_by_two_ranks_do_what_two_replicas_do_dropout_logs_and_metrics_inclu
             torch.testing.assert_close(made, wanted, rtol=0.01, atol=0.005)
             assert skipped == too
         assert both["low"][1][1] > 0
+        torch.testing.assert_close(both["deferred"], writer(tied=True).state_dict(), rtol=0, atol=0)
 
 
 def test_without_a_second_dimension_two_ranks_do_what_one_process_does(
