@@ -108,6 +108,7 @@ def main() -> None:
         val_evaluator=dict(type="Perplexity"),
         predict_dataloader=dict(dataset=[encode("The "), encode("A cl")], batch_size=2),
         default_hooks=dict(checkpoint=dict(by_epoch=False, interval=125)),
+        strategy="auto",  # "fsdp" spreads the model over the processes, "ddp" copies it to each
         randomness=dict(seed=0),
     )
     runner.train()

@@ -16,6 +16,7 @@ from tests.ranks import Ranks
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SECONDS = 170
 WAYS = {"single": (1, None), "ddp-1": (1, "ddp"), "ddp-2": (2, "ddp")}
+SHARDED = {"fsdp-2": (2, "fsdp")}
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 pytestmark = pytest.mark.timeout(SECONDS + 10)
@@ -25,11 +26,20 @@ class Program:
     """Runs an example in processes of its own, in the current folder, and reads what it logged."""
 
     def __init__(self, server: RankServer, way: str) -> None:
-        self.world_size, self.strategy = WAYS[way]
+        self.world_size, self.strategy = (WAYS | SHARDED)[way]
         self._ranks = Ranks(server, self.world_size, joined=False, limit=SECONDS)
 
-    def run(self, name: str) -> None:
-        self._ranks(run_script, str(EXAMPLES / name), self.strategy)
+    def run(self, name: str, words: dict[str, str] | None = None) -> None:
+        """
+        Args:
+            words: What to read in place of what, if it is there.
+        """
+        source = (EXAMPLES / name).read_text()
+        named = {} if self.strategy is None else {'strategy="auto"': f'strategy="{self.strategy}"'}
+        for word, other in {**named, **(words or {})}.items():
+            source = source.replace(word, other)
+        Path(name).write_text(source)
+        self._ranks(run_script, name, self.strategy)
 
     def run_command(self, *words: str) -> list[int]:
         strategy = [f"strategy={self.strategy}"] if self.strategy else []
@@ -105,6 +115,14 @@ def test_char_gpt_beats_any_model_that_sees_one_character_only(program: Program)
     program.run("char_gpt.py")
     assert program.last("val")["loss"] < 2.3
     assert [text.count("--- The ") for text in program.output] == [1, 0][: program.world_size]
+
+
+@pytest.mark.parametrize("program", SHARDED, indirect=True)
+def test_char_gpt_learns_with_each_process_holding_half_of_it_by_one_word(program: Program) -> None:
+    program.run("char_gpt.py", {"ITERATIONS, CONTEXT, PAD = 250": "ITERATIONS, CONTEXT, PAD = 60"})
+    assert program.last("val")["loss"] < 2.8
+    assert "strategy=fsdp" in program.output[0]
+    assert [text.count("--- The ") for text in program.output] == [1, 0]
 
 
 def test_the_gan_draws_digits_closer_to_real_ones_than_their_mean_is(program: Program) -> None:
