@@ -35,6 +35,7 @@ class ShardedStrategy(Strategy):
         options.check(f"strategy={self.name!r}")
         self._options = options
         self._sharded: Sharded
+        self._whole: list[nn.Parameter] = []
         self._hooked: set[nn.Parameter] = set()
         self._wrapped_before = False
         # Within `no_sync`, and whether the next forward pass takes the main rank's buffers.
@@ -58,8 +59,9 @@ class ShardedStrategy(Strategy):
         initial: Initial | None = None,
     ) -> None:
         # Only now: importing it takes half a second, and all strategies are imported to choose one.
-        from stratrun.strategies.sharding import shard
+        from stratrun.strategies.sharding import model_of, refuse_lazy, shard
 
+        refuse_lazy(model_of(module))
         if initial is None:
             take_from_main([*module.parameters(), *module.buffers()], device)
         self.divide(module, device)
@@ -73,6 +75,9 @@ class ShardedStrategy(Strategy):
         )
         if initial is not None:
             self._give_memory(module, device)
+        # Only now: giving memory puts others in their place.
+        self._whole = [p for name, p in module.named_parameters() if name in self._sharded.whole]
+        if initial is not None:
             for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
                 spread.fill(tensor.detach(), initial(name))
         module.register_forward_pre_hook(self._before_forward, prepend=True)
@@ -84,11 +89,12 @@ class ShardedStrategy(Strategy):
             module.to_empty(device=device)
             return
         module.to_empty(device="cpu")
-        for tensor in [*self._sharded.whole, *module.buffers()]:
+        whole = [p for name, p in module.named_parameters() if name in self._sharded.whole]
+        for tensor in [*whole, *module.buffers()]:
             tensor.data = tensor.data.to(device)
 
     def wrap(self, module: nn.Module, device: torch.device, *, partial_backward: bool) -> nn.Module:
-        for parameter in self._sharded.whole:
+        for parameter in self._whole:
             if parameter.requires_grad and parameter not in self._hooked:
                 parameter.register_post_accumulate_grad_hook(self._average)
                 self._hooked.add(parameter)
@@ -131,7 +137,7 @@ class ShardedStrategy(Strategy):
 
     def _average_whole(self) -> None:
         """Average gradients of parameters that every rank has, those that some rank has one of."""
-        trained = [p for p in self._sharded.whole if p.requires_grad]
+        trained = [p for p in self._whole if p.requires_grad]
         if not trained:
             return
         reached = torch.tensor([p.grad is not None for p in trained], dtype=torch.int32)

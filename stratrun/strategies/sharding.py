@@ -41,8 +41,8 @@ class Sharded:
     """All parts whose parameters are gathered together, the root first."""
     stay_gathered: list[FSDPModule]
     """Those that a forward pass leaves gathered for the backward pass."""
-    whole: list[nn.Parameter]
-    """Parameters that every rank has."""
+    whole: frozenset[str]
+    """Names of parameters that every rank has."""
 
 
 def shard(
@@ -64,7 +64,6 @@ def shard(
         ConfigError: the options do not fit the model, or the model cannot be sharded.
     """
     model = model_of(module)
-    _refuse_lazy(model)
     _check_reshard(options, mesh, what)
     blocks = select(model, options.blocks, f"{what}: blocks")
     parameters = list(module.parameters())
@@ -93,7 +92,7 @@ def shard(
     units: list[FSDPModule] = [part for part in module.modules() if isinstance(part, FSDPModule)]
     assert isinstance(module, FSDPModule)
     stay: list[FSDPModule] = [module] if options.reshard_after_forward else units
-    return Sharded(module, units, stay, [p for p in parameters if p in whole])
+    return Sharded(module, units, stay, frozenset(n for n, p in module.named_parameters() if p in whole))
 
 
 def _without_views(module: nn.Module, arguments: Any, output: Any) -> Any:
@@ -196,7 +195,12 @@ def _check_reshard(options: ShardOptions, mesh: DeviceMesh, what: str) -> None:
         )
 
 
-def _refuse_lazy(model: nn.Module) -> None:
+def refuse_lazy(model: nn.Module) -> None:
+    """Refuse a model whose parameters have no shape yet.
+
+    Raises:
+        ConfigError: says which.
+    """
     lazy = [name for name, p in model.named_parameters() if is_lazy(p)]
     if lazy:
         raise ConfigError(
