@@ -20,10 +20,10 @@ LAYOUTS = (WHOLE, COLUMNS, SEQUENCE)
 class Style:
     """One entry of a plan: what is split, and what a module is given and returns.
 
-    ``"column"`` splits the outputs of a `Linear` or the vectors of an `Embedding`; a dropout after it drops what
-    one process would. ``"row"`` splits the inputs of a `Linear`, or the vocabulary of an `Embedding`.
-    ``"sequence"`` computes a norm or a dropout on parts of a sequence, with whole parameters. ``"gather"`` and
-    ``"split"`` only change what a module is given: from parts of a sequence to all of it, or back.
+    ``"column"`` splits the outputs of a `Linear` or the vectors of an `Embedding`; a dropout after it drops
+    what one process would. ``"row"`` splits the inputs of a `Linear`, or the vocabulary of an `Embedding`.
+    ``"sequence"`` computes a norm or a dropout on parts of a sequence, with whole parameters. ``"gather"``
+    and ``"split"`` only change what a module is given: from parts of a sequence to all of it, or back.
     """
 
     kind: str

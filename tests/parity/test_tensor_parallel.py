@@ -27,6 +27,7 @@ from tests.problems import perceptron, points, trained
 PLANS: dict[str, Any] = {"whole": WHOLE_PLAN, "sequence": SEQUENCE_PLAN, "gathered": GATHERED_PLAN}
 TIED_PLAN = {**WHOLE_PLAN, "words": "row", "head": {"style": "column", "output": "whole"}}
 SAMPLES, BATCH, ACCUMULATE, LIMIT = 22, 6, 2, 0.05
+BOTH = {"max_norm": LIMIT, "value": 0.01}
 
 
 def plain(epochs: int, clamp: float | None = None) -> dict[str, Tensor]:
@@ -39,10 +40,9 @@ def plain(epochs: int, clamp: float | None = None) -> dict[str, Tensor]:
             for part in window:
                 loss = cross_entropy(model(inputs[part]).flatten(0, 1), following[part].flatten())
                 (loss / len(window)).backward()
-            if clamp is None:
-                nn.utils.clip_grad_norm_(model.parameters(), LIMIT)
-            else:
+            if clamp is not None:
                 nn.utils.clip_grad_value_(model.parameters(), clamp)
+            nn.utils.clip_grad_norm_(model.parameters(), LIMIT)
             optimizer.step()
             optimizer.zero_grad()
     return {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -75,30 +75,33 @@ def by_plan(plan: str, work_dir: str, *, epochs: int = 4, **options: Any) -> dic
     return whole(runner.model)
 
 
-VARIANTS: dict[str, dict[str, Any]] = {
+def in_eight_updates(work_dir: str) -> dict[str, Tensor]:
+    return by_plan("sequence", work_dir)
+
+
+def in_two_updates(work_dir: str) -> dict[str, Any]:
     # Blocks that end in a layer of the plan; gradients kept until a window closes.
-    "in parts": {
-        "shard": {"blocks": ["blocks.*.up", "blocks.*.down", "Attention"], "accumulate": "unsharded"}
-    },
-    # Some of them divided, and one of them not.
-    "ignored": {"shard": {"ignore": ["head", "blocks.0.norm1", "blocks.1.attention.out"]}},
-}
-
-
-def every_plan(work_dir: str) -> dict[str, Any]:
-    found = {plan: by_plan(plan, work_dir, epochs=4 if plan == "sequence" else 1) for plan in PLANS}
-    for name, options in VARIANTS.items():
-        found[name] = by_plan("sequence", work_dir, epochs=1, strategy=options)
-    found["clamped"] = by_plan(
-        "sequence", work_dir, epochs=1, strategy=VARIANTS["ignored"], clip_grad={"value": 0.002}
-    )
-    return found
+    parts = {"blocks": ["blocks.*.down", "Attention"], "accumulate": "unsharded"}
+    # Of what is not spread over samples, some is divided, and some is not.
+    whole = {"ignore": ["head", "blocks.0.norm1", "blocks.1.attention.out"]}
+    return {
+        "gathered": by_plan("gathered", work_dir, epochs=1),
+        "in parts": by_plan("whole", work_dir, epochs=1, strategy={"shard": parts}),
+        "ignored": by_plan("sequence", work_dir, epochs=1, strategy={"shard": whole}, clip_grad=BOTH),
+    }
 
 
 def test_eight_updates_on_two_by_two_ranks_are_those_of_one_process(four_ranks: Ranks, tmp_path: Any) -> None:
-    for found in four_ranks(every_plan, str(tmp_path)):
-        assert_same(found.pop("sequence"), plain(4), "sequence")
-        assert_same(found.pop("clamped"), plain(1, clamp=0.002), "clamped")
+    truth = plain(4)
+    for found in four_ranks(in_eight_updates, str(tmp_path)):
+        assert_same(found, truth, "sequence")
+
+
+def test_whatever_is_divided_spread_or_whole_updates_are_those_of_one_process(
+    four_ranks: Ranks, tmp_path: Any
+) -> None:
+    for found in four_ranks(in_two_updates, str(tmp_path)):
+        assert_same(found.pop("ignored"), plain(1, clamp=BOTH["value"]), "ignored")
         for what, made in found.items():
             assert_same(made, plain(1), what)
 
