@@ -29,13 +29,27 @@ def test_memory_and_exchanges_of_ddp_on_two_ranks_are_as_planned(
     compare(plan, two_ranks(measured, config(**changed, **window), 5)[0])
 
 
+WINDOW = {"train_cfg": {"by_epoch": False, "max_iters": 6, "accumulate": 2}}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "more", "mesh"),
+    [
+        ("fsdp", WINDOW, {"shard": 4}),
+        ({"type": "fsdp", "accumulate": "unsharded"}, WINDOW, {"shard": 4}),
+        ("fsdp", {"activation_checkpointing": True}, {"shard": 4}),
+        ("hsdp", {}, {"replicate": 2, "shard": 2}),
+        (
+            {"type": "tensor_parallel", "size": 2, "plan": {"layers.*.1": "column", "layers.*.3": "row"}},
+            {},
+            {"data": 2, "model": 2},
+        ),
+    ],
+)
 def test_memory_and_exchanges_of_sharded_models_on_four_ranks_are_as_planned(
-    four_ranks: Ranks, tmp_path: Path, capsys: Any
+    strategy: Any, more: Any, mesh: Any, four_ranks: Ranks, tmp_path: Path, capsys: Any
 ) -> None:
-    window = {"train_cfg": {"by_epoch": False, "max_iters": 6, "accumulate": 2}}
-    unsharded = {"type": "fsdp", "accumulate": "unsharded"}
-    for strategy, more in (("fsdp", {}), ("fsdp", window), (unsharded, window), ("hsdp", {})):
-        changed: dict[str, Any] = {"strategy": strategy, "work_dir": str(tmp_path / "run"), **more}
-        plan = planned(tmp_path, capsys, "--world-size", "4", **changed)
-        compare(plan, four_ranks(measured, config(**changed), 2 if more else 1)[0])
-    assert plan["mesh"] == {"replicate": 2, "shard": 2}
+    changed: dict[str, Any] = {"strategy": strategy, "work_dir": str(tmp_path / "run"), **more}
+    plan = planned(tmp_path, capsys, "--world-size", "4", **changed)
+    compare(plan, four_ranks(measured, config(**changed), 2 if more is WINDOW else 1)[0])
+    assert plan["mesh"] == mesh

@@ -57,7 +57,8 @@ def _head(plan: Plan) -> Iterator[str]:
     if plan.batch is not None:
         whole = plan.batch * plan.data_ranks * plan.accumulate
         window = f" x {plan.accumulate} accumulated" if plan.accumulate > 1 else ""
-        yield f"{whole:,} samples an update: {plan.batch} x {plan.data_ranks:,} {ranks}{window}"
+        parts = ranks if plan.data_ranks == plan.world_size else "groups of ranks"
+        yield f"{whole:,} samples an update: {plan.batch} x {plan.data_ranks:,} {parts}{window}"
 
 
 def _memory(plan: Plan) -> Iterator[str]:

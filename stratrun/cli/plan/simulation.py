@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._pytree import tree_leaves
 
 from stratrun.accelerators.cpu import CPUAccelerator
+from stratrun.blocks import BlockTransforms
 from stratrun.cli.plan.meter import Meter, Traffic
 from stratrun.cli.plan.stand_in import AgreeingRanks, Pretence
 from stratrun.connector import Choice, choose
@@ -78,12 +79,15 @@ class Simulation:
     def build(self) -> None:
         """Build model and optimizers, and place them as the strategy does."""
         model = self._model()
+        if self.form.compile not in (None, False):
+            self.remarks.append("compile is left out: a compiled model needs no more memory, and often less")
         with self.pretence:
             self.pretence.stand_in_for(model)
             loss = parts.build_loss(self.form.loss)
             if isinstance(loss, nn.Module):
                 self.pretence.stand_in_for(loss)
-            self.engine.place(lambda: model, loss)
+            blocks = BlockTransforms(None, self.form.activation_checkpointing)
+            self.engine.place(lambda: model, loss, [blocks])
             start.prepare_training(self.form, self.engine)
             self.engine.start_training()
 
