@@ -5,8 +5,9 @@ import copy
 from stratrun.testing import problem
 from stratrun.testing.compare import EXACT, differences
 from stratrun.testing.problem import Recipe
+from stratrun.testing.process_state import isolated
 from stratrun.testing.report import Wrong
-from stratrun.testing.running import Place, isolated
+from stratrun.testing.running import Place
 
 
 def evaluation(place: Place, recipe: Recipe, folder: str, data_ranks: int) -> str:

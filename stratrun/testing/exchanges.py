@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 # The second is what DTensor and compiled code go by.
 _NAMESPACES = ("c10d", "_c10d_functional")
-_NO_EXCHANGE = ("wait_tensor", "_wrap_tensor_autograd")
+_NO_EXCHANGE = ("wait_tensor", "wrap_tensor_autograd")
 _READS = ("aten::_local_scalar_dense",)
 
 

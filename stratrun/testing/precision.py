@@ -16,9 +16,10 @@ from stratrun.testing.compare import differences, farthest, numbers
 from stratrun.testing.failing import Spiking
 from stratrun.testing.plain_state import refuse_unplain
 from stratrun.testing.problem import Recipe, Truth
+from stratrun.testing.process_state import isolated
 from stratrun.testing.ranks import Ranks
 from stratrun.testing.report import Checks, NotChecked, Report, Wrong
-from stratrun.testing.running import Part, Seen, alone, isolated, on_rank, train
+from stratrun.testing.running import Part, Seen, alone, on_rank, train
 
 CLAIMS = {
     "declarations": "the class says what it is called, and its formats",

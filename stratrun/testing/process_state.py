@@ -4,8 +4,12 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+from stratrun.seed import host_rng_state, set_host_rng_state
 
 # Set by pytest itself, or by libraries for themselves when they are first imported.
 _NOT_OURS = ("PYTEST_CURRENT_TEST", "KMP_", "TORCHINDUCTOR_", "TRITON_", "PYTORCH_NVML_", "CRC32C_SW_MODE")
@@ -115,3 +119,14 @@ def _restore_torch(state: dict[str, Any]) -> None:
 def _process_group() -> bool:
     distributed = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Leave nothing of what is done inside behind: no drawn numbers, no settings."""
+    before, drawn = Snapshot.take(), host_rng_state()
+    try:
+        yield
+    finally:
+        set_host_rng_state(drawn)
+        before.restore()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from stratrun.errors import ConfigError, StratrunError, nearest
+from stratrun.testing.process_state import isolated
 
 Outcome = Literal["passed", "failed", "skipped"]
 _WIDTH = 100
@@ -102,7 +103,8 @@ class Checks:
         start = time.monotonic()
         outcome: Outcome = "passed"
         try:
-            told = check() or ""
+            with isolated():
+                told = check() or ""
         except NotChecked as reason:
             outcome, told = "skipped", str(reason)
         except Wrong as wrong:

@@ -2,8 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,11 +12,10 @@ from torch import Tensor, nn
 
 from stratrun.hooks import Hook
 from stratrun.runner import Runner
-from stratrun.seed import host_rng_state, set_host_rng_state
 from stratrun.testing import problem
 from stratrun.testing.exchanges import Counted
 from stratrun.testing.problem import Recipe
-from stratrun.testing.process_state import Snapshot
+from stratrun.testing.process_state import isolated
 from stratrun.testing.ranks import Ranks
 from stratrun.testing.report import Wrong
 
@@ -200,13 +198,3 @@ def alone(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call a function here and leave nothing of it behind: no drawn numbers, no settings."""
     with isolated():
         return function(*args, **kwargs)
-
-
-@contextmanager
-def isolated() -> Iterator[None]:
-    before, drawn = Snapshot.take(), host_rng_state()
-    try:
-        yield
-    finally:
-        set_host_rng_state(drawn)
-        before.restore()

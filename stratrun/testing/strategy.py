@@ -14,8 +14,9 @@ from stratrun.testing import evaluating, failing, problem, saving
 from stratrun.testing.compare import differences, farthest, numbers
 from stratrun.testing.exchanges import reductions, told
 from stratrun.testing.problem import Recipe, Truth
+from stratrun.testing.process_state import isolated
 from stratrun.testing.report import Checks, NotChecked, Report, Wrong
-from stratrun.testing.running import Part, Place, Seen, isolated
+from stratrun.testing.running import Part, Place, Seen
 
 CLAIMS = {
     "declarations": "the class says what it is called and what it runs on",
