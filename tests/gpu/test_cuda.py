@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from stratrun import Runner
+from tests.leaks import Snapshot
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,6 +32,14 @@ def lone_rank(monkeypatch):
     yield
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def restored():
+    """What a run in deterministic mode leaves set in the process is set back."""
+    before = Snapshot.take()
+    yield
+    before.restore()
 
 
 def data():

@@ -5,7 +5,7 @@ import torch
 
 from stratrun.checkpoint import Staging
 from stratrun.hooks import Hook
-from tests.gpu.test_cuda import train
+from tests.gpu.test_cuda import restored, train  # noqa: F401  (a fixture)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -50,6 +50,7 @@ def test_taking_copies_does_not_wait_for_the_device():
     staging.wait()
 
 
+@pytest.mark.usefixtures("restored")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_a_run_resumed_on_the_device_is_bitwise_the_uninterrupted_one(tmp_path, precision, asynchronous):
