@@ -44,8 +44,15 @@ class Saved:
 
     def shared_state(self) -> dict[str, Any]:
         """State that is the same on every process, under logical names; tensors may be spread over them."""
+        if self.keeps_gradients:
+            self._strategy.reduce_gradients(list(self._placed.named.parameters()))
         state = logical.state_dict(self._placed.named, self._updates.optimizers)
         return {**state, "precision": self._precision.state_dict(), **self.shared_gradients()}
+
+    @property
+    def keeps_gradients(self) -> bool:
+        """Whether gradients of an open window are aside, and `shared_state` has to bring them together."""
+        return self._strategy.keeps_gradients and self._updates.is_open
 
     def shared_gradients(self) -> dict[str, Any]:
         """Gradients of an open window, as an entry of the shared state where they are part of that."""

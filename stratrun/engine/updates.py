@@ -113,9 +113,14 @@ class Updates:
             raise ConfigError(f"no optimizer is called {optimizer!r}; {nearest(optimizer, self.optimizers)}")
         return [self.optimizers[optimizer]]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether gradients wait for an update."""
+        return bool(self._window.batches) or self._waiting
+
     def open_window(self, module: nn.Module) -> dict[str, Any]:
         """The gradients at hand, by the names of `module`, and what they are made of; empty if none."""
-        if not self._window.batches and not self._waiting:
+        if not self.is_open:
             return {}
         gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
         if not self._window.batches and not gradients:

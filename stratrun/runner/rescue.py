@@ -56,6 +56,8 @@ class _Whole:
     """Of each parameter group, as hooks and schedules move them within an iteration too."""
     versions: list[int]
     meta: dict[str, Any]
+    keeps_gradients: bool
+    """Whether gradients are aside, which would have had to be brought together."""
 
 
 class Rescue:
@@ -90,6 +92,7 @@ class Rescue:
             settings=self._frozen(self._settings()),
             versions=list(map(_version, self._parameters)),
             meta=persistence.describe(run),
+            keeps_gradients=run.engine.saved.keeps_gradients,
         )
 
     def save(self, error: BaseException, *, keep_last: int | None, protect: Collection[int]) -> str | None:
@@ -177,6 +180,8 @@ class Rescue:
         if (run.state.iter, run.state.epoch) != (whole.meta["iter"], whole.meta["epoch"]):
             what = "an epoch" if run.state.iter == whole.meta["iter"] else f"iteration {run.state.iter}"
             raise _Inexact(f"{what} has ended {after}, and not all hooks have done their part for it")
+        if whole.keeps_gradients:
+            raise _Inexact(f"gradients that wait for an update {after} are apart on each rank")
         if self._updated or list(map(_version, self._parameters)) != whole.versions:
             raise _Inexact(f"the parameters have begun to change {after}")
         same = _are_same(run.engine.optimizers.values(), self._optimizers)

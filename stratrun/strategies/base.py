@@ -44,6 +44,9 @@ class Strategy(ABC):
     shares_gradients: bool = False
     """Whether gradients of an unfinished accumulation window are averaged over ranks already, and spread
     as their parameters are; otherwise they are those of each rank's own samples."""
+    keeps_gradients: bool = False
+    """With `shares_gradients`: whether those of an unfinished window are kept aside, where nobody finds them,
+    until `reduce_gradients` brings them together, which it then does before a save, too."""
 
     def place(
         self,

@@ -34,6 +34,7 @@ class ShardedStrategy(Strategy):
     def __init__(self, options: ShardOptions) -> None:
         options.check(f"strategy={self.name!r}")
         self._options = options
+        self.keeps_gradients = options.accumulate == "unsharded"
         self._sharded: Sharded
         self._whole: list[nn.Parameter] = []
         self._hooked: set[nn.Parameter] = set()
@@ -109,24 +110,20 @@ class ShardedStrategy(Strategy):
     @contextmanager
     def no_sync(self, wrapped: nn.Module) -> Iterator[None]:
         self._open = True
-        self._reduce_scatter(not self._keeps_whole_gradients)
+        self._reduce_scatter(not self.keeps_gradients)
         try:
             yield
         finally:
             self._open = False
             self._reduce_scatter(True)
 
-    @property
-    def _keeps_whole_gradients(self) -> bool:
-        return self._options.accumulate == "unsharded"
-
     def _reduce_scatter(self, enabled: bool) -> None:
-        if self._keeps_whole_gradients:
+        if self.keeps_gradients:
             for unit in self._sharded.units:
                 unit.set_requires_gradient_sync(enabled, recurse=False)
 
     def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
-        if not self._keeps_whole_gradients:
+        if not self.keeps_gradients:
             return
         # Nothing public reduces gradients that were kept back, but a further backward pass. What ends such
         # a pass does it for all that it finds kept.
@@ -150,7 +147,7 @@ class ShardedStrategy(Strategy):
 
     def _average(self, parameter: Tensor) -> None:
         """Average one over the ranks; what of it is averaged already stays what it is."""
-        if self._open and self._keeps_whole_gradients:
+        if self._open and self.keeps_gradients:
             return
         gradient = parameter.grad
         assert gradient is not None

@@ -64,7 +64,7 @@ class TensorParallelStrategy(ShardedStrategy):
         """Average the gradient of one that is not spread over the samples, though it may be divided."""
         if not is_spread(parameter):
             super()._average(parameter)
-        elif not (self._open and self._keeps_whole_gradients):
+        elif not (self._open and self.keeps_gradients):
             from stratrun.strategies.norms import settled
 
             data = self.mesh(parameter.device).get_group()

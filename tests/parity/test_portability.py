@@ -37,6 +37,8 @@ STRATEGIES: dict[str, tuple[int, Any]] = {
     "hsdp 2x2": (4, {"type": "hsdp", "replicate": 2}),
     "fsdp x tensor 2x2": (4, {"type": "tensor_parallel", "plan": PLAN, "size": 2}),
 }
+# Keeps the gradients of a window to each rank, until a save brings them together.
+UNSHARDED = "fsdp 2 unsharded"
 OTHERS = {"ddp 2": "fsdp 4", "fsdp 2": "hsdp 2x2", "fsdp x tensor 2x2": "single"}
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -159,7 +161,7 @@ def run(
         optimizer={"type": "AdamW", "lr": 0.02, "weight_decay": 0.1},
         param_scheduler={"type": "StepLR", "step_size": 1, "gamma": 0.9, "by_epoch": False},
         clip_grad=0.3,
-        strategy=STRATEGIES[strategy][1],
+        strategy=spec_of(strategy)[1],
         default_hooks={"checkpoint": None},
         custom_hooks=[*average, watch],
         loggers=(),
@@ -203,6 +205,10 @@ def uninterrupted() -> tuple[list[float], dict[str, Tensor]]:
     return losses[STOP:], model.state_dict()
 
 
+def spec_of(strategy: str) -> tuple[int, Any]:
+    return (2, {"type": "fsdp", "accumulate": "unsharded"}) if strategy == UNSHARDED else STRATEGIES[strategy]
+
+
 def place_of(folder: str, strategy: str, kind: str) -> str:
     return f"{folder}/{kind}/{strategy.replace(' ', '-')}"
 
@@ -230,15 +236,15 @@ class Saved:
         self.folder = str(folder)
         self._ranks = {2: two, 4: four}
         self._losses, self._end = uninterrupted()
-        kinds = [(one, "plain") for one in STRATEGIES] + [(one, "otherwise") for one in OTHERS]
+        kinds = [(one, "plain") for one in [*STRATEGIES, UNSHARDED]] + [(one, "otherwise") for one in OTHERS]
         for size in (1, 2, 4):
-            chosen = [(one, kind) for one, kind in kinds if STRATEGIES[one][0] == size]
+            chosen = [(one, kind) for one, kind in kinds if spec_of(one)[0] == size]
             self._on(size, save_all, self.folder, chosen)
 
     def go_on(self, strategies: list[str], other: str, kinds: tuple[str, str] = ("plain", "plain")) -> None:
         """On as many ranks as the other strategy has, from the same state to the same losses and weights."""
         arguments = (self.folder, strategies, other, kinds, self._end)
-        for found in self._on(STRATEGIES[other][0], load_all, *arguments):
+        for found in self._on(spec_of(other)[0], load_all, *arguments):
             for one in strategies:
                 assert not found[one]["wrong"], (one, other)
                 assert found[one]["losses"] == pytest.approx(self._losses, rel=1e-6), (one, other)
@@ -263,6 +269,11 @@ def test_averages_recomputing_and_compiling_come_and_go_with_what_was_saved_unde
 ) -> None:
     saved.go_on([one], OTHERS[one], ("otherwise", "plain"))
     saved.go_on([OTHERS[one]], one, ("plain", "otherwise"))
+
+
+def test_gradients_that_ranks_keep_apart_are_brought_together_for_a_save(saved: Saved) -> None:
+    saved.go_on([UNSHARDED], "single")
+    saved.go_on([UNSHARDED, "ddp 2", "fsdp 4"], UNSHARDED)
 
 
 @pytest.mark.parametrize("weights", ["model", "ema"])
