@@ -16,6 +16,7 @@ from stratrun.testing.plain_state import differing, refuse_unplain
 from stratrun.testing.ranks import Ranks
 from stratrun.testing.report import Checks, Report, Wrong
 from stratrun.testing.running import alone
+from stratrun.testing.spec import portable, title
 from stratrun.testing.words import check_words
 
 CLAIMS = {
@@ -53,8 +54,8 @@ def check_hook(
     if isinstance(hook, Hook):
         raise ConfigError(f"hook={hook!r} is an object; give its class, or dict(type=TheClass, option=...)")
     entry, _ = HOOKS.check(hook, where="hook")
-    trial = _Trial(hook, entry, form, changes_training)
-    checks = Checks(f"hook={getattr(entry, '__name__', hook)}", CLAIMS, only)
+    trial = _Trial(portable(HOOKS, hook), entry, form, changes_training)
+    checks = Checks(f"hook={title(hook)}", CLAIMS, only)
     methods = {
         "words": lambda: check_words(entry, allow) if isinstance(entry, type) else None,
         "points": trial.points,

@@ -17,6 +17,7 @@ from stratrun.testing.compare import differences
 from stratrun.testing.ranks import Ranks
 from stratrun.testing.report import Checks, NotChecked, Report, Wrong
 from stratrun.testing.running import alone
+from stratrun.testing.spec import portable, title
 
 CLAIMS = {
     "construction": "making one touches no disk",
@@ -45,9 +46,9 @@ def check_logger(
         raise ConfigError(
             f"logger={logger!r} is an object; give its class, or dict(type=TheClass, option=...)"
         )
-    entry, _ = LOGGERS.check(logger, where="logger")
-    checks = Checks(f"logger={getattr(entry, '__name__', logger)}", CLAIMS, only)
-    trial = _Trial(logger, form)
+    LOGGERS.check(logger, where="logger")
+    checks = Checks(f"logger={title(logger)}", CLAIMS, only)
+    trial = _Trial(portable(LOGGERS, logger), form)
     methods: dict[str, Callable[[], Any]] = {
         "construction": trial.construction,
         "records": trial.records,

@@ -14,6 +14,7 @@ from stratrun.testing.plain_state import differing
 from stratrun.testing.ranks import Ranks
 from stratrun.testing.report import Checks, NotChecked, Report, Wrong
 from stratrun.testing.running import alone
+from stratrun.testing.spec import portable, title
 from stratrun.testing.words import check_words
 
 CLAIMS = {
@@ -35,7 +36,7 @@ def check_loop(
     *,
     job: str | None = None,
     form: jobs.Form = jobs.nothing,
-    strategies: Sequence[Any] = ("ddp",),
+    strategies: Sequence[Any] = ("ddp", "fsdp"),
     allow: Collection[str] = (),
     only: Collection[str] | None = None,
 ) -> Report:
@@ -61,8 +62,8 @@ def check_loop(
     job = job or entry.job
     if job not in _JOBS:
         raise ConfigError(f"job={job!r} is none of a loop's; {nearest(job, _JOBS)}")
-    trial = _Trial(loop, job, form, strategies)
-    checks = Checks(f"loop={entry.__name__} for {job}", CLAIMS, only)
+    trial = _Trial(portable(LOOPS, loop), job, form, strategies)
+    checks = Checks(f"loop={title(loop)} for {job}", CLAIMS, only)
     methods: dict[str, Callable[[], Any]] = {
         "words": lambda: check_words(entry, allow),
         "work": trial.work,

@@ -13,11 +13,13 @@ from torch import Tensor
 from stratrun.distributed import Collectives, ProcessEnv, control_group
 from stratrun.errors import ConfigError
 from stratrun.evaluation import BaseMetric, Evaluator, Metric
+from stratrun.registry import METRICS
 from stratrun.state import BatchInfo
 from stratrun.testing.exchanges import Counted
 from stratrun.testing.ranks import Ranks
 from stratrun.testing.report import Checks, NotChecked, Report, Wrong
 from stratrun.testing.running import alone
+from stratrun.testing.spec import portable, title
 
 CLAIMS = {
     "value": "it has the expected value",
@@ -58,9 +60,8 @@ def check_metric(
         raise ConfigError(
             f"metric={metric!r} is an object; give its class, or dict(type=TheClass, option=...)"
         )
-    trial = _Trial(metric, _Data.of(preds, target, outputs or _preds), tolerance)
-    name = metric if isinstance(metric, str | Mapping) else getattr(metric, "__name__", metric)
-    checks = Checks(f"metric={name}", CLAIMS, only)
+    trial = _Trial(portable(METRICS, metric), _Data.of(preds, target, outputs or _preds), tolerance)
+    checks = Checks(f"metric={title(metric)}", CLAIMS, only)
     methods: dict[str, Callable[[], Any]] = {
         "value": lambda: trial.value(expected),
         "batches": trial.batches,

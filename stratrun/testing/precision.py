@@ -20,6 +20,7 @@ from stratrun.testing.process_state import isolated
 from stratrun.testing.ranks import Ranks
 from stratrun.testing.report import Checks, NotChecked, Report, Wrong
 from stratrun.testing.running import Part, Seen, alone, on_rank, train
+from stratrun.testing.spec import portable, title
 
 CLAIMS = {
     "declarations": "the class says what it is called, and its formats",
@@ -49,8 +50,8 @@ def check_precision(precision: Any, *, only: Collection[str] | None = None) -> R
         )
     built: Precision = PRECISIONS.build(precision, where="precision")
     built.setup("cpu")
-    trial = _Trial(precision, built)
-    checks = Checks(f"precision={getattr(precision, '__name__', repr(precision))}", CLAIMS, only)
+    trial = _Trial(portable(PRECISIONS, precision), built)
+    checks = Checks(f"precision={title(precision)}", CLAIMS, only)
     methods: dict[str, Callable[[], Any]] = {
         "declarations": trial.declarations,
         "formats": trial.formats,

@@ -100,7 +100,7 @@ class RankServer:
         return codes
 
     def stop(self) -> None:
-        if self.pid:
+        if self.pid and self._owner == os.getpid():
             assert self._socket is not None
             self._socket.close()
             os.waitpid(self.pid, 0)

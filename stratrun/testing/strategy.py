@@ -17,6 +17,7 @@ from stratrun.testing.problem import Recipe, Truth
 from stratrun.testing.process_state import isolated
 from stratrun.testing.report import Checks, NotChecked, Report, Wrong
 from stratrun.testing.running import Part, Place, Seen
+from stratrun.testing.spec import portable, title
 
 CLAIMS = {
     "declarations": "the class says what it is called and what it runs on",
@@ -69,8 +70,8 @@ def check_strategy(
         )
     built: Strategy = STRATEGIES.build(strategy, where="strategy")
     world_size = world_size or _ranks_for(built)
-    trial = _Trial(strategy, built, world_size, model)
-    checks = Checks(f"strategy={_shown(strategy)} on {world_size} rank{'s' * (world_size > 1)}", CLAIMS, only)
+    trial = _Trial(portable(STRATEGIES, strategy), built, world_size, model)
+    checks = Checks(f"strategy={title(strategy)} on {world_size} rank{'s' * (world_size > 1)}", CLAIMS, only)
     try:
         for name, claim in CLAIMS.items():
             checks.run(name, claim, trial.check(name))
@@ -83,10 +84,6 @@ def _ranks_for(strategy: Strategy) -> int:
     if not strategy.needs_process_group:
         return 1
     return max(2, strategy.multiple_of, strategy.ranks_per_batch)
-
-
-def _shown(strategy: Any) -> str:
-    return strategy.__name__ if isinstance(strategy, type) else repr(strategy)
 
 
 class _Trial:
