@@ -4,16 +4,13 @@ What they are is asked of themselves, as importing their class takes a run witho
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeGuard, cast
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from torch.distributed.tensor import DTensor
 
-
-def is_spread(value: Any) -> "TypeGuard[DTensor]":
+def is_spread(value: Any) -> TypeGuard[Any]:
     """Whether each rank holds a part of it only, or a copy that is known to be one."""
     return isinstance(value, Tensor) and hasattr(value, "placements")
 
@@ -53,10 +50,10 @@ def fill(spread: Tensor, whole: Tensor) -> None:
         local_part(spread).copy_(part)
 
 
-def held_boxes(spread: "DTensor") -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+def held_boxes(spread: Any) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Where the parts that this rank holds begin in the whole, and how large they are."""
     # What torch's own checkpoints ask a tensor; its parts are one box at most.
-    chunks = cast(Any, spread).__create_chunk_list__()
+    chunks = spread.__create_chunk_list__()
     return [(tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in chunks]
 
 
@@ -96,5 +93,5 @@ class Rooms:
         return [*held, *name.split("/")]
 
 
-def _empty_like(like: "DTensor", dtype: torch.dtype) -> Tensor:
+def _empty_like(like: Any, dtype: torch.dtype) -> Tensor:
     return torch.empty_like(like, dtype=dtype, requires_grad=False)
