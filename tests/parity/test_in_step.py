@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
@@ -163,6 +164,17 @@ class FirstOnly(ValLoop):
         return self.evaluator.evaluate()
 
 
+class OnlySteps(BaseLoop):
+    """Asks for nothing after a pass that others would have to end first."""
+
+    def run(self) -> None:
+        for batch in self.dataloader:
+            self.runner.engine.val_step(batch)
+        told: list[Any] = [None] * 4
+        dist.all_gather_object(told, rank())
+        self.runner.metrics = {"told": told == [0, 1, 2, 3]}
+
+
 class SideBySide(ValLoop):
     """Reads two loaders in one pass."""
 
@@ -183,11 +195,14 @@ def own_loops(work_dir: str) -> dict[str, Any]:
         ("apart", 3, nine),
         ("asking", 1, own_batches),
         ("apart, asking", 2, own_batches),
+        ("asking, each by itself", 1 + rank(), lambda: (torch.tensor([number]) for number in range(9))),
     ):
         FirstOnly.stop = stop
         runner = run(val_dataloader=spec, val_cfg={"type": FirstOnly}, work_dir=work_dir)
         # What comes next finds the ranks together again.
         found[name] = [runner.val()["counted"], runner.val()["counted"]]
+    steps = run(val_dataloader=nine, val_cfg={"type": OnlySteps}, work_dir=work_dir)
+    found["only steps"] = steps.val()
     for name, spec in (("side by side", five), ("side by side, asking", own_batches)):
         runner = run(val_dataloader=spec, val_cfg={"type": SideBySide}, work_dir=work_dir)
         found[name] = [runner.val()["sum"], runner.val()["sum"]]
@@ -204,6 +219,8 @@ def test_loops_of_ones_own_stay_in_step_whatever_steps_they_make(four_ranks: Ran
         assert found["apart"] == [9, 9]
         assert found["asking"] == [3, 3]
         assert found["apart, asking"] == [1 + 2 + 2] * 2
+        assert found["asking, each by itself"] == [1 + 2 + 3 + 4] * 2
+        assert found["only steps"] == {"told": True}
         assert found["side by side"] == [10, 10]
         assert found["side by side, asking"][0] == found["side by side, asking"][1]
         assert {name: value for name, value in found["several"].items() if "counted" in name} == {
