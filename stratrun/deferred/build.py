@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from stratrun.deferred.recorder import META, Recorder, cell_of, is_plain
-from stratrun.deferred.tape import Cell, Ref, laid_out, value_of
+from stratrun.deferred.handles import META, cell_of, hollow, is_plain
+from stratrun.deferred.recorder import Recorder
+from stratrun.deferred.tape import Cell, Ref, value_of
 from stratrun.deferred.view import View
 from stratrun.errors import ModelError, nearest
 
@@ -74,12 +75,11 @@ def build(make: Callable[[], nn.Module], *, small: int = SMALL) -> tuple[nn.Modu
     since = Cell(META).key
     with recorder, View(recorder):
         module = make()
-    if recorder.recorded:
-        _fill_strays({id(tensor) for _, tensor in _named(module)}, since)
+    recorder.kept.forget()
+    _fill_strays({id(tensor) for _, tensor in _named(module)}, since)
     if not any(cell_of(tensor) is not None for _, tensor in _named(module)):
         return module, None
     initial = Initial(module)
-    recorder.forget()
     _empty(module)
     return module, initial
 
@@ -108,16 +108,11 @@ def _empty(module: nn.Module) -> None:
 
 
 def _twin(tensor: Tensor) -> Tensor:
-    twin = tensor.detach().to(META) if not is_plain(tensor) else _hollow(tensor)
+    twin = tensor.detach().to(META) if not is_plain(tensor) else hollow(tensor)
     if isinstance(tensor, nn.Parameter):
         twin = nn.Parameter(twin, requires_grad=tensor.requires_grad)
     twin.__dict__.update(tensor.__dict__)  # what the user has set on it
     return twin
-
-
-def _hollow(tensor: Tensor) -> Tensor:
-    storage = torch.UntypedStorage(tensor.untyped_storage().nbytes(), device=META)
-    return laid_out(storage, tensor)
 
 
 def _fill_strays(own: set[int], since: int) -> None:

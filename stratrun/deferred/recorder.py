@@ -1,31 +1,15 @@
 """Operations on tensors, recorded instead of done: those that make or change a large one."""
 
-from collections.abc import Iterable
 from typing import Any
-from weakref import ref as weak
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stratrun.deferred import schema
-from stratrun.deferred.tape import (
-    Cell,
-    Constant,
-    Memory,
-    Noise,
-    Op,
-    Ref,
-    laid_out,
-    leaves,
-    mapped,
-    tensors,
-    value_of,
-)
-
-META = torch.device("meta")
-ROOM = 3
-"""Values are kept while they are together no larger than the largest of them this many times."""
+from stratrun.deferred.handles import META, cell_of, has_own_dispatch, hollow, is_plain, set_cell, shape_of
+from stratrun.deferred.kept import Constants, Kept
+from stratrun.deferred.tape import Cell, Memory, Noise, Op, Ref, laid_out, leaves, mapped, tensors, value_of
 
 
 class Recorder(TorchDispatchMode):
@@ -42,15 +26,13 @@ class Recorder(TorchDispatchMode):
     def __init__(self, small: int) -> None:
         super().__init__()
         self.small = small
-        self.recorded = 0
+        self.kept = Kept()
         self.inside = False
         """Whether an operation is being handled: torch functions that are called meanwhile are ours."""
         self.wants_meta = False
         """Whether the operation under way was asked for on the meta device."""
         self._device = torch.device("cpu")
-        self._kept: list[weak[Cell]] = []
-        self._constants: list[weak[Constant]] = []
-        self._adopted: list[tuple[torch.UntypedStorage, Tensor]] = []
+        self._constants = Constants(small)
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -62,7 +44,7 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         if self.inside:
             return func(*args, **(kwargs or {}))
-        if any(_has_own_dispatch(one) for one in types):
+        if any(has_own_dispatch(one) for one in types):
             return NotImplemented  # of a class that makes several operations of it, which come here
         before, self.inside = self.inside, True
         try:
@@ -83,7 +65,7 @@ class Recorder(TorchDispatchMode):
             kwargs = {**kwargs, "device": self._device}
         written = schema.written(func, args, kwargs)
         real_written = [t for t in written if cell_of(t) is None]
-        self._separate_constants(real_written)
+        self._constants.separate(real_written)
         if (
             not cells
             or real_written
@@ -104,7 +86,7 @@ class Recorder(TorchDispatchMode):
             cell = cell_of(value)
             if cell is None or not cell.pinned:
                 return value
-            tensor = self.real(value)
+            tensor = self.kept.real(value)
             given[id(tensor)] = tensor, value
             return tensor
 
@@ -113,7 +95,7 @@ class Recorder(TorchDispatchMode):
 
     def _done(self, func: Any, args: Any, kwargs: Any, cells: dict[int, Cell]) -> Any:
         """Do it for real, and keep the values as long as there is room."""
-        noise = self._noise(args, kwargs) if schema.is_random(func) else None
+        noise = _noise(args, kwargs) if schema.is_random(func) else None
         # Before it is run, as it may change what it is given.
         early = bool(cells) or func._schema.is_mutable
         op = self._op(func, args, kwargs, cells, noise) if early else None
@@ -141,7 +123,7 @@ class Recorder(TorchDispatchMode):
         if op is not None and (outputs or op.writes):
             self._commit(op, cells)
             for key in op.writes - scratch:
-                self.keep(cells[key], memory[key])
+                self.kept.keep(cells[key], memory[key])
         return mapped(
             lambda value: outputs.get(id(value), given[id(value)][1] if id(value) in given else value),
             returned,
@@ -152,7 +134,7 @@ class Recorder(TorchDispatchMode):
         op = self._op(func, args, kwargs, cells, None)
         shapes = {name: META if name == "device" and one else one for name, one in kwargs.items()}
         try:
-            returned = func(*mapped(_shape, args), **mapped(_shape, shapes))
+            returned = func(*mapped(shape_of, args), **mapped(shape_of, shapes))
         except Exception:
             # Shapes alone do not tell, or there is a mistake in it, which the values show as well.
             return self._done(func, args, kwargs, cells)
@@ -179,7 +161,7 @@ class Recorder(TorchDispatchMode):
             if not isinstance(value, Tensor):
                 return value
             cell = cell_of(value)
-            return self._constant(value, written) if cell is None else Ref.of(value, cell)
+            return self._constants.take(value, written) if cell is None else Ref.of(value, cell)
 
         return Op(
             func,
@@ -191,7 +173,6 @@ class Recorder(TorchDispatchMode):
         )
 
     def _commit(self, op: Op, cells: dict[int, Cell]) -> None:
-        self.recorded += 1
         for key in op.writes:
             cells[key].last = op
             cells[key].live = None
@@ -210,27 +191,8 @@ class Recorder(TorchDispatchMode):
                     scratch.add(key)
             else:
                 memory[key] = value_of(cell)
-                self.keep(cell, memory[key])
+                self.kept.keep(cell, memory[key])
         return memory, scratch
-
-    def _constant(self, value: Tensor, written: Iterable[Tensor]) -> Constant:
-        constant = Constant(value.detach(), written=any(value is one for one in written))
-        if not is_plain(value) or constant.written or _is_small_or_shared(value, self.small):
-            constant.separate()
-        else:
-            self._constants = [one for one in self._constants if one() is not None]
-            self._constants.append(weak(constant))
-        return constant
-
-    def _separate_constants(self, written: Iterable[Tensor]) -> None:
-        """Let recorded operations keep what is about to be written over."""
-        for tensor in written:
-            for one in self._constants:
-                constant = one()
-                if constant is None or not is_plain(tensor):
-                    continue
-                if constant.tensor.untyped_storage() is tensor.untyped_storage():
-                    constant.separate()
 
     def _without_memory(
         self, real: Tensor, position: int, op: Op, stand_ins: list[tuple[torch.UntypedStorage, Tensor]]
@@ -238,13 +200,12 @@ class Recorder(TorchDispatchMode):
         """A tensor like a real one, which it stands for from now on."""
         storage = real.untyped_storage()
         known = next((tensor for one, tensor in stand_ins if one is storage), None)
-        empty = torch.UntypedStorage(storage.nbytes(), device="meta") if known is None else None
-        tensor = laid_out(empty if known is None else known.untyped_storage(), real)  # type: ignore[arg-type]
+        tensor = hollow(real) if known is None else laid_out(known.untyped_storage(), real)
         stand_ins.append((storage, tensor))
         cell = cell_of(tensor) or set_cell(tensor, Cell(real.device))
         op.results[position] = Ref.of(tensor, cell)
         cell.last = op
-        self.keep(cell, storage)
+        self.kept.keep(cell, storage)
         return tensor
 
     def _is_large(self, tensor: Tensor, sources: list[torch.UntypedStorage]) -> bool:
@@ -253,107 +214,25 @@ class Recorder(TorchDispatchMode):
         storage = tensor.untyped_storage()
         return storage.nbytes() > self.small and not any(storage is source for source in sources)
 
-    def _noise(self, args: Any, kwargs: Any) -> Noise | None:
-        """Where the generator stands that an operation is about to draw from."""
-        given = next((one for one in leaves((args, kwargs)) if isinstance(one, torch.Generator)), None)
-        if given is not None:
-            return Noise.of(given)
-        device = kwargs.get("device")
-        if device is None:
-            first = next(iter(tensors((args, kwargs))), None)
-            cell = cell_of(first)
-            device = cell.device if cell is not None else (first.device if first is not None else "cpu")
-        device = torch.device(device)
-        if device == META:
-            return None  # where the user builds on it, nothing is drawn
-        if device.type == "cpu":
-            return Noise.of(torch.default_generator)
-        module: Any = torch.get_device_module(device)
-        index = module.current_device() if device.index is None else device.index
-        return Noise.of(module.default_generators[index])
 
-    def real(self, value: Tensor) -> Tensor:
-        """The value of a recorded tensor, in memory that is not to be written to."""
-        cell = cell_of(value)
-        assert cell is not None
-        storage = value_of(cell)
-        self.keep(cell, storage)
-        return Ref.of(value, cell).on(storage)
-
-    def pin(self, value: Tensor) -> Tensor:
-        """The value of a recorded tensor, to be written to: what is recorded is that memory from now on."""
-        tensor, cell = self.real(value), cell_of(value)
-        assert cell is not None and cell.live is not None
-        self._pin(cell)
-        return tensor
-
-    def adopt(self, real: Tensor) -> Tensor:
-        """A recorded tensor that is the memory of a real one."""
-        storage = real.untyped_storage()
-        known = next((tensor for one, tensor in self._adopted if one is storage), None)
-        if known is not None:
-            return laid_out(known.untyped_storage(), real)
-        tensor = laid_out(torch.UntypedStorage(storage.nbytes(), device="meta"), real)
-        cell = set_cell(tensor, Cell(real.device))
-        cell.live = storage
-        self._pin(cell)
-        self._adopted.append((storage, tensor))
-        return tensor
-
-    def forget(self) -> None:
-        """Drop the values that are kept."""
-        for one in self._kept:
-            cell = one()
-            if cell is not None and not cell.pinned:
-                cell.live = None
-
-    def _pin(self, cell: Cell) -> None:
-        assert cell.live is not None
-        cell.pinned, cell.last = True, None
-        cell.live._written_unseen = True  # type: ignore[attr-defined]
-        self.recorded += 1
-
-    def keep(self, cell: Cell, storage: torch.UntypedStorage) -> None:
-        """Keep a value, and drop those that were used longest ago where it gets too much."""
-        cell.live = storage
-        held = [one for ref in self._kept if (one := ref()) is not None and one.live is not None]
-        held = [one for one in held if one is not cell and not one.pinned] + [cell]
-        sizes = [one.live.nbytes() for one in held if one.live is not None]
-        while sum(sizes) > ROOM * max(sizes):
-            held.pop(0).live = None
-            sizes.pop(0)
-        self._kept = [weak(one) for one in held]
-
-
-def cell_of(value: Any) -> Cell | None:
-    """The cell of a recorded tensor; None for all else."""
-    if not isinstance(value, Tensor) or not is_plain(value):
-        return None
-    # Storages keep what is set on them for as long as any tensor uses them.
-    cell: Cell | None = getattr(value.untyped_storage(), "_recorded_cell", None)
-    return cell
-
-
-def set_cell(tensor: Tensor, cell: Cell) -> Cell:
-    tensor.untyped_storage()._recorded_cell = cell  # type: ignore[attr-defined]
-    return cell
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Whether it is a view of one piece of memory."""
-    if _has_own_dispatch(type(tensor)) or tensor.is_quantized or tensor.is_nested:
-        return False
-    return tensor.layout is torch.strided
-
-
-def _has_own_dispatch(kind: type) -> bool:
-    return kind.__torch_dispatch__ is not Tensor.__torch_dispatch__  # type: ignore[attr-defined]
-
-
-def _is_small_or_shared(tensor: Tensor, small: int) -> bool:
-    """Whether others may write to its memory unseen, or it is too small to matter."""
-    storage = tensor.untyped_storage()
-    return storage.nbytes() <= small or not storage.resizable() or hasattr(storage, "_written_unseen")
+def _noise(args: Any, kwargs: Any) -> Noise | None:
+    """Where the generator stands that an operation is about to draw from."""
+    given = next((one for one in leaves((args, kwargs)) if isinstance(one, torch.Generator)), None)
+    if given is not None:
+        return Noise.of(given)
+    device = kwargs.get("device")
+    if device is None:
+        first = next(iter(tensors((args, kwargs))), None)
+        cell = cell_of(first)
+        device = cell.device if cell is not None else (first.device if first is not None else "cpu")
+    device = torch.device(device)
+    if device == META:
+        return None  # where the user builds on it, nothing is drawn
+    if device.type == "cpu":
+        return Noise.of(torch.default_generator)
+    module: Any = torch.get_device_module(device)
+    index = module.current_device() if device.index is None else device.index
+    return Noise.of(module.default_generators[index])
 
 
 def _overwritten_whole(func: Any, args: Any) -> Tensor | None:
@@ -361,10 +240,3 @@ def _overwritten_whole(func: Any, args: Any) -> Tensor | None:
     first: Any = args[0] if args and schema.overwrites(func) else None
     cell = cell_of(first)
     return first if cell is not None and Ref.of(first, cell).covers_all() else None
-
-
-def _shape(value: Any) -> Any:
-    """A tensor without memory, as another; one that has none itself, and anything else, as it is."""
-    if not isinstance(value, Tensor) or cell_of(value) is not None:
-        return value
-    return torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device=META)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from stratrun.deferred.recorder import META, Recorder, cell_of
+from stratrun.deferred.handles import META, cell_of
+from stratrun.deferred.recorder import Recorder
 
 
 def _functions(*names: str) -> frozenset[Any]:
@@ -55,9 +56,9 @@ class View(TorchFunctionMode):
             return self._set_data(func, first, args[1])
         if cell_of(first) is not None:
             if func in _READ:
-                return self._on_memory(func, recorder.real, args, kwargs)
+                return self._on_memory(func, recorder.kept.real, args, kwargs)
             if func in _GIVE_OUT:
-                return self._on_memory(func, recorder.pin, args, kwargs)
+                return self._on_memory(func, recorder.kept.pin, args, kwargs)
             answer = self._answers.get(func)
             if answer is not None:
                 return answer(*args, **kwargs)
@@ -116,9 +117,9 @@ class View(TorchFunctionMode):
         recorder.inside = True
         try:
             if old is not None and new is None:
-                value = recorder.adopt(value)
+                value = recorder.kept.adopt(value)
             elif old is None and new is not None and tensor.device != META:
-                value = recorder.pin(value)
+                value = recorder.kept.pin(value)
         finally:
             recorder.inside = False
         return func(tensor, value)
