@@ -130,8 +130,8 @@ def test_an_exact_job_is_killed_and_found_equal_and_leaves_nothing_behind() -> N
     assert not Path("precious").exists() and not Path("work_dirs").exists()
 
 
-def test_two_processes_that_count_iterations_are_equal_too() -> None:
-    done = verify_resume("--nproc", "2", config="by_iteration.yaml")
+def test_two_processes_that_hold_a_part_of_the_model_each_and_count_iterations_are_equal_too() -> None:
+    done = verify_resume("--nproc", "2", "strategy=fsdp", config="by_iteration.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "equal to the bit: 5 iterations on 2 processes, and the same killed and resumed" in done.stdout
     assert "generators: 6 values" in done.stdout
