@@ -13,7 +13,7 @@ from stratrun.checkpoint import Checkpointer
 from stratrun.checkpoint.parts import LoadReport
 from stratrun.data import Feed, build_feed
 from stratrun.engine import Engine
-from stratrun.evaluation import Evaluator, build_evaluator
+from stratrun.evaluation import Evaluator
 from stratrun.hooks.dispatch import HookList
 from stratrun.loggers import LoggerGroup, RecordBuffer
 from stratrun.loops import BaseLoop
@@ -83,8 +83,7 @@ class RunnerContext:
 
     @property
     def log_folder(self) -> str | None:
-        folder = self.loggers.folder
-        return None if folder is None else str(folder.path)
+        return None if self.loggers.folder is None else str(self.loggers.folder.path)
 
     def feeds(self, job: str) -> list[Feed]:
         """The loaders that a job reads."""
@@ -192,12 +191,7 @@ class RunnerContext:
 
     def build_evaluator(self, spec: Any) -> Evaluator | None:
         """Metrics that are combined exactly over all processes; None for None."""
-        if spec is None:
-            return None
-        evaluator = build_evaluator(spec)
-        engine = self.engine
-        evaluator.bind(self._started.data, engine.batch, self._started.device, engine.evaluating.settle)
-        return evaluator
+        return None if spec is None else self._started.evaluator(spec)
 
     @cached_property
     def rescue(self) -> Rescue:

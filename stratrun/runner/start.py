@@ -19,6 +19,7 @@ from stratrun.data import Feed
 from stratrun.distributed import Collectives, DataRanks, ProcessEnv, leave
 from stratrun.engine import Clipping, Engine
 from stratrun.errors import DataError
+from stratrun.evaluation import Evaluator, build_evaluator
 from stratrun.loggers import LoggerGroup, RecordBuffer
 from stratrun.optim import Schedule
 from stratrun.optim import optimizer as optimizers
@@ -55,6 +56,12 @@ class Started:
     """The config that the arguments came from, without its secrets."""
     writes: bool = False
     """Whether the loggers are open."""
+
+    def evaluator(self, spec: Any) -> Evaluator:
+        """Metrics over the samples of all ranks."""
+        built = build_evaluator(spec)
+        built.bind(self.data, self.engine.batch, self.device, self.engine.evaluating.settle)
+        return built
 
     def close(self) -> None:
         with ExitStack() as after:  # each, whatever becomes of those before; last in, first out
