@@ -6,8 +6,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from stratrun import Runner
 from stratrun.evaluation import BaseMetric
 from stratrun.strategies import DDPStrategy
+from tests.problems import QUIET
 
 
 class Waiting(DDPStrategy):
@@ -63,3 +65,12 @@ class InOrder(BaseMetric):
         for number in results:
             chained = (chained * 31 + number + 1) % 1_000_003
         return {"chained": chained, "counted": len(results), "sum": sum(results)}
+
+
+def chained(samples: int) -> dict[str, float]:
+    return InOrder().compute_metrics(list(range(samples)))
+
+
+def run(model: nn.Module | None = None, **options: Any) -> Runner:
+    form = {"val_evaluator": InOrder(), "strategy": Waiting(), **QUIET, **options}
+    return Runner(model or Doubling(), **form)
