@@ -26,8 +26,9 @@ class HSDPStrategy(ShardedStrategy):
     name = "hsdp"
 
     def __init__(self, *, replicate: int | None = None, **sharding: Any) -> None:
-        if replicate is not None and (isinstance(replicate, bool) or replicate < 1):
-            raise ConfigError(f"strategy='hsdp': replicate={replicate!r} must be a number, from 1 on")
+        number = isinstance(replicate, int) and not isinstance(replicate, bool)
+        if replicate is not None and not (number and replicate > 0):
+            raise ConfigError(f"strategy='hsdp': replicate={replicate!r} must be a whole number, from 1 on")
         super().__init__(ShardOptions.parse(sharding, "strategy='hsdp'"))
         self.replicate = natural_replicas() if replicate is None else replicate
         self.multiple_of = self.replicate

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset
 
 from stratrun.hooks import Hook
 from stratrun.loops import EpochBasedTrainLoop
-from tests.parity.sharded import Block, Net, net, whole, with_runner
+from tests.parity.sharded import WIDTH, Block, Net, net, whole, with_runner
 from tests.parity.test_traffic import Exchanges
 from tests.parity.test_weighted import mean_loss, sequences
 from tests.problems import CLASSES, FEATURES, points
@@ -37,6 +37,17 @@ class Tagger(Net):
     def train_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
         loss, tokens = mean_loss(self, batch)
         return {"loss": loss, "weight": tokens}
+
+
+class Embedded(Net):
+    """Its first block norms what comes out of a table, in full precision whatever the rest is computed in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Embedding(4, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, 0].mul(2).round().long().remainder(4))
 
 
 class Players(nn.Module):
@@ -181,6 +192,7 @@ def _data(dataset: Any, size: int = 4) -> dict[str, Any]:
 
 
 JOBS: dict[str, Any] = {
+    "embedded": lambda: {"model": net(Embedded)},
     "weighted": lambda: {
         "model": net(Tagger),
         "loss": None,
