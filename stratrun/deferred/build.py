@@ -12,7 +12,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from stratrun.deferred.handles import META, cell_of, hollow, is_plain
 from stratrun.deferred.recorder import Recorder
-from stratrun.deferred.tape import Cell, Ref, value_of
+from stratrun.deferred.tape import Cell, Ref, crc32_of, digest, value_of
 from stratrun.deferred.view import View
 from stratrun.errors import ModelError, nearest
 
@@ -54,8 +54,14 @@ class Initial:
         with torch.no_grad():
             return ref.on(value_of(cell)).cpu()
 
-    def __len__(self) -> int:
-        return len(self._real) + len(self._recorded)
+    def digest(self) -> int:
+        """A number that differs, very likely, between processes of which the values differ."""
+        cells = [cell for cell, _ in self._recorded.values()]
+        total = digest(cell.last for cell in cells if cell.last is not None)
+        known = [ref.on(cell.live) for cell, ref in self._recorded.values() if cell.live is not None]
+        for tensor in [*known, *self._real.values()]:
+            total = crc32_of(tensor, total)
+        return total
 
 
 def build(make: Callable[[], nn.Module], *, small: int = SMALL) -> tuple[nn.Module, Initial | None]:
@@ -75,6 +81,8 @@ def build(make: Callable[[], nn.Module], *, small: int = SMALL) -> tuple[nn.Modu
     since = Cell(META).key
     with recorder, View(recorder):
         module = make()
+    if Cell(META).key == since + 1:
+        return module, None  # nothing was recorded
     recorder.kept.forget()
     _fill_strays({id(tensor) for _, tensor in _named(module)}, since)
     if not any(cell_of(tensor) is not None for _, tensor in _named(module)):
@@ -82,6 +90,26 @@ def build(make: Callable[[], nn.Module], *, small: int = SMALL) -> tuple[nn.Modu
     initial = Initial(module)
     _empty(module)
     return module, initial
+
+
+def give_memory(module: nn.Module, device: torch.device, value: Callable[[str], Tensor]) -> None:
+    """Bring a module that was built without memory to a device; several names stay one tensor.
+
+    Args:
+        value: What to fill a parameter or buffer with, given its name.
+    """
+    shared: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    for part in module.modules():
+        for own in _owned(part):
+            for name, tensor in own.items():
+                if tensor is not None:
+                    shared.setdefault(id(tensor), []).append((own, name))
+    module.to_empty(device=device)
+    for (own, name), *others in shared.values():
+        for other, alias in others:
+            other[alias] = own[name]
+    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        tensor.detach().copy_(value(name))
 
 
 def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -97,14 +125,17 @@ def _empty(module: nn.Module) -> None:
     """Put those tensors of a module that are real on the meta device too; several names stay one tensor."""
     twins: dict[int, Tensor] = {}
     for part in module.modules():
-        owned: tuple[dict[str, Any], ...] = (part._parameters, part._buffers)
-        for own in owned:
+        for own in _owned(part):
             for name, tensor in own.items():
                 if tensor is None or isinstance(tensor, _LAZY) or tensor.device == META:
                     continue
                 if id(tensor) not in twins:
                     twins[id(tensor)] = _twin(tensor)
                 own[name] = twins[id(tensor)]
+
+
+def _owned(part: nn.Module) -> tuple[dict[str, Any], ...]:
+    return part._parameters, part._buffers
 
 
 def _twin(tensor: Tensor) -> Tensor:

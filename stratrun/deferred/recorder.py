@@ -124,10 +124,8 @@ class Recorder(TorchDispatchMode):
             self._commit(op, cells)
             for key in op.writes - scratch:
                 self.kept.keep(cells[key], memory[key])
-        return mapped(
-            lambda value: outputs.get(id(value), given[id(value)][1] if id(value) in given else value),
-            returned,
-        )
+        known = {**outputs, **{key: recorded for key, (_, recorded) in given.items()}}
+        return mapped(lambda value: known.get(id(value), value), returned)
 
     def _noted(self, func: Any, args: Any, kwargs: Any, cells: dict[int, Cell]) -> Any:
         """Find out only what the results look like."""

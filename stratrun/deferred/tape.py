@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
+from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -248,6 +249,36 @@ def _ops_behind(last: Op, unusable: set[int]) -> tuple[list[Op], Memory]:
             if len(live) < len(cells) or not cells:
                 waiting.append(needed)
     return [found[number] for number in sorted(found)], kept
+
+
+def digest(lasts: Iterable[Op]) -> int:
+    """A number that differs, very likely, where the recorded operations would make other values."""
+    found: dict[int, Op] = {}
+    waiting = list(lasts)
+    while waiting:
+        op = waiting.pop()
+        if op.number not in found:
+            found[op.number] = op
+            waiting.extend(op.needs)
+    total = 0
+    for number in sorted(found):
+        op = found[number]
+        total = crc32(str(op.func).encode(), total)
+        for leaf in leaves(op.arguments):
+            if isinstance(leaf, Constant):
+                total = crc32_of(leaf.tensor, total)
+            elif isinstance(leaf, bool | int | float | str | complex):
+                total = crc32(repr(leaf).encode(), total)
+        if op.noise is not None:
+            total = crc32_of(op.noise.state, total)
+    return total
+
+
+def crc32_of(tensor: Tensor, start: int) -> int:
+    """Of the bytes of a tensor, in order of its elements."""
+    plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    found: Any = plain.reshape(-1).view(torch.uint8).numpy()
+    return crc32(found, start)
 
 
 def _written(op: Op) -> set[int]:

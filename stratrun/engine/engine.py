@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from stratrun.accelerators.base import Accelerator
 from stratrun.accelerators.transfer import move_batch
+from stratrun.engine import building
 from stratrun.engine.clipping import Clipping
 from stratrun.engine.contract import detached, losses_of
 from stratrun.engine.evaluating import Evaluating
@@ -64,20 +65,26 @@ class Engine:
     def place(
         self,
         build: Callable[[], nn.Module],
-        loss: Callable[..., Any] | None,
+        loss: Callable[[], Callable[..., Any] | None],
         transforms: Sequence[Callable[[nn.Module], None]] = (),
     ) -> None:
         """Bring a model to its device and number format. Enough for evaluation.
 
         Args:
+            build: Builds it; `loss`, called next, its loss.
             transforms: Called on the model first; they may change how parts of it are computed.
         """
-        self.model = build()
-        for transform in transforms:
-            transform(self.model)
-        self._placed = Placed(
-            self.model, loss, device=self._device, precision=self._precision, strategy=self._strategy
+        self._placed = building.placed(
+            build,
+            loss,
+            transforms,
+            strategy=self._strategy,
+            precision=self._precision,
+            accelerator=self._accelerator,
+            device=self._device,
+            data=self._data,
         )
+        self.model = self._placed.model
         self.evaluating.placed = self._placed
         self.saved = Saved(
             self._placed,

@@ -1,8 +1,5 @@
 """The model where the layers put it: on its device, in its number format, wrapped by a strategy."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -16,16 +13,15 @@ class Placed:
 
     def __init__(
         self,
-        model: nn.Module,
-        loss: Callable[..., Any] | None,
+        module: StepModule,
         *,
         initial: Initial | None = None,
         device: torch.device,
         precision: Precision,
         strategy: Strategy,
     ) -> None:
-        self.model = model
-        self.bare: StepModule = precision.convert_module(StepModule(model, loss))  # type: ignore[assignment]
+        self.model = module.model
+        self.bare: StepModule = precision.convert_module(module)  # type: ignore[assignment]
         strategy.place(self.bare, device, compute_dtype=precision.compute_dtype, initial=initial)
         self.wrapped: nn.Module = self.bare
         self._device = device

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from functools import partial
 from typing import Any, Self
 
 from stratrun.blocks import BlockTransforms, Compilations
@@ -178,7 +179,8 @@ class Runner(RunnerContext):
     def _place(self) -> None:
         form = self._form
         self._blocks = BlockTransforms(form.compile, form.activation_checkpointing)
-        self.engine.place(lambda: parts.build_model(form.model), parts.build_loss(form.loss), [self._blocks])
+        model, loss = partial(parts.build_model, form.model), partial(parts.build_loss, form.loss)
+        self.engine.place(model, loss, [self._blocks])
         self.reasons.extend(self._blocks.reasons)
         if self.compilations is not None:
             self.engine.watches.append(self.compilations.look)

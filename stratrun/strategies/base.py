@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from stratrun import deferred
+
 Initial = Callable[[str], Tensor]
 """The whole value, in host memory, of a parameter or buffer of a module that was built without memory."""
 
@@ -65,9 +67,7 @@ class Strategy(ABC):
         if initial is None:
             module.to(device)
             return
-        module.to_empty(device=device)
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-            tensor.detach().copy_(initial(name))
+        deferred.give_memory(module, device, initial)
 
     @abstractmethod
     def wrap(self, module: nn.Module, device: torch.device, *, partial_backward: bool) -> nn.Module:

@@ -87,7 +87,7 @@ class Simulation:
             if isinstance(loss, nn.Module):
                 self.pretence.stand_in_for(loss)
             blocks = BlockTransforms(None, self.form.activation_checkpointing)
-            self.engine.place(lambda: model, loss, [blocks])
+            self.engine.place(lambda: model, lambda: loss, [blocks])
             start.prepare_training(self.form, self.engine)
             self.engine.start_training()
 
