@@ -34,6 +34,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.live = 0
+        self.phase = ""
         self._events: list[tuple[int, int] | str] = []
         self._serials: dict[int, int] = {}
         self._sizes: list[int] = []
@@ -58,6 +59,7 @@ class Ledger:
 
     def mark(self, phase: str) -> None:
         """Say what goes on from here."""
+        self.phase = phase
         self._events.append(phase)
 
     def name(self, tensors: Iterable[Tensor], kind: str) -> int:

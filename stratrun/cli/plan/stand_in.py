@@ -43,7 +43,7 @@ class Pretence(Meter):
         self.building = False
         """Whether a model is being built, small parts of which may be computed with."""
         self.reads = 0
-        """How many values were asked for that are not there."""
+        """How many values a forward pass asked for that are not there."""
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._work: _Done | None = None
 
@@ -96,7 +96,8 @@ class Pretence(Meter):
                     part._buffers[name] = known.setdefault(id(buffer), self.stand_in(buffer))
 
     def _told(self, dtype: torch.dtype) -> Any:
-        self.reads += 1
+        # Beside it an update asks whether gradients overflow, and is told that they do not.
+        self.reads += self.ledger.phase == "forward"
         if self.building or self.reads > _MOST_READS:
             raise NotPlannable("it reads values of tensors")
         return _TOLD.get(dtype, 1)
