@@ -81,6 +81,7 @@ def save(place: Place, recipe: Recipe, folder: str) -> str:
 def rank(place: Place, recipe: Recipe, folder: str) -> str:
     assert place.ranks is not None
     last = place.world_size - 1
+    recipe = recipe.but(epochs=1)
     target = Path(folder, "failed-rank")
     target.mkdir()
     start = time.monotonic()
@@ -106,7 +107,7 @@ def overflow(place: Place, recipe: Recipe, folder: str, built: Strategy) -> str:
     first = place.world_size - built.ranks_per_batch
     # A low scale, so that nothing else overflows.
     found = place.trained(
-        recipe,
+        recipe.but(epochs=1),
         folder,
         precision={"type": "16-mixed", "init_scale": 256.0},
         loss=Spiking(3, first if first > 0 else None),

@@ -4,11 +4,9 @@ With it the server of ranks is forked before the first test, while the process h
 need no fixture; a test that calls one asks for `ready_ranks` to have that.
 """
 
-from collections.abc import Iterator
-
 import pytest
 
-from stratrun.testing.ranks import SERVER, Ranks
+from stratrun.testing.ranks import SERVER, Ranks, shared_ranks
 
 _STARTED = pytest.StashKey[bool]()
 
@@ -26,17 +24,15 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def two_ranks() -> Iterator[Ranks]:
+def two_ranks() -> Ranks:
     """Two gloo ranks: `two_ranks(function, **kwargs)` returns the result of each rank."""
-    with Ranks(2) as ranks:
-        yield ranks
+    return shared_ranks(2)
 
 
 @pytest.fixture(scope="session")
-def four_ranks() -> Iterator[Ranks]:
+def four_ranks() -> Ranks:
     """Four gloo ranks: `four_ranks(function, **kwargs)` returns the result of each rank."""
-    with Ranks(4) as ranks:
-        yield ranks
+    return shared_ranks(4)
 
 
 @pytest.fixture(scope="session")

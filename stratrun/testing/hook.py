@@ -13,7 +13,7 @@ from stratrun.registry import HOOKS
 from stratrun.testing import job
 from stratrun.testing.compare import differences
 from stratrun.testing.plain_state import differing, refuse_unplain
-from stratrun.testing.ranks import Ranks
+from stratrun.testing.ranks import shared_ranks
 from stratrun.testing.report import Checks, Report, Wrong
 from stratrun.testing.running import alone
 from stratrun.testing.spec import portable, title
@@ -81,11 +81,10 @@ class _Trial:
         self.spec, self.entry, self.form = spec, entry, form
         self.changes_training = changes_training
         self.folder = tempfile.mkdtemp(prefix="stratrun-check-")
-        self.ranks = Ranks(2)
+        self.ranks = shared_ranks(2)
         self._known: dict[tuple[bool, bool], list[job.Done]] = {}
 
     def close(self) -> None:
-        self.ranks.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def done(self, *, spread: bool = False, without: bool = False) -> list[job.Done]:

@@ -14,7 +14,7 @@ from stratrun.loggers.record import PROGRESS
 from stratrun.registry import LOGGERS
 from stratrun.testing import job as jobs
 from stratrun.testing.compare import differences
-from stratrun.testing.ranks import Ranks
+from stratrun.testing.ranks import shared_ranks
 from stratrun.testing.report import Checks, NotChecked, Report, Wrong
 from stratrun.testing.running import alone
 from stratrun.testing.spec import portable, title
@@ -85,10 +85,9 @@ class _Trial:
     def __init__(self, spec: Any, form: jobs.Form) -> None:
         self.spec, self.form = spec, form
         self.folder = Path(tempfile.mkdtemp(prefix="stratrun-check-"))
-        self.ranks = Ranks(2)
+        self.ranks = shared_ranks(2)
 
     def close(self) -> None:
-        self.ranks.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def opened(self, name: str) -> tuple[Logger, Path]:

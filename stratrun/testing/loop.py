@@ -11,7 +11,7 @@ from stratrun.registry import LOOPS
 from stratrun.testing import job as jobs
 from stratrun.testing.compare import differences
 from stratrun.testing.plain_state import differing
-from stratrun.testing.ranks import Ranks
+from stratrun.testing.ranks import shared_ranks
 from stratrun.testing.report import Checks, NotChecked, Report, Wrong
 from stratrun.testing.running import alone
 from stratrun.testing.spec import portable, title
@@ -94,11 +94,10 @@ class _Trial:
         spec = dict(loop) if isinstance(loop, Mapping) else {"type": loop}
         self.changes = {f"{job}_cfg": spec}
         self.folder = tempfile.mkdtemp(prefix="stratrun-check-")
-        self.ranks = Ranks(2)
+        self.ranks = shared_ranks(2)
         self._whole: jobs.Done | None = None
 
     def close(self) -> None:
-        self.ranks.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def run(self, name: str, changes: Mapping[str, Any] | None = None, **options: Any) -> jobs.Done:

@@ -16,7 +16,7 @@ from stratrun.evaluation import BaseMetric, Evaluator, Metric
 from stratrun.registry import METRICS
 from stratrun.state import BatchInfo
 from stratrun.testing.exchanges import Counted
-from stratrun.testing.ranks import Ranks
+from stratrun.testing.ranks import shared_ranks
 from stratrun.testing.report import Checks, NotChecked, Report, Wrong
 from stratrun.testing.running import alone
 from stratrun.testing.spec import portable, title
@@ -70,11 +70,8 @@ def check_metric(
         "empty rank": lambda: trial.on_ranks(True),
         "waiting": trial.waiting,
     }
-    try:
-        for check, claim in CLAIMS.items():
-            checks.run(check, claim, methods[check])
-    finally:
-        trial.close()
+    for check, claim in CLAIMS.items():
+        checks.run(check, claim, methods[check])
     return checks.done()
 
 
@@ -116,11 +113,8 @@ class _Trial:
 
     def __init__(self, spec: Any, data: _Data, tolerance: float) -> None:
         self.spec, self.data, self.tolerance = spec, data, tolerance
-        self.ranks = Ranks(2)
+        self.ranks = shared_ranks(2)
         self._whole: Values | None = None
-
-    def close(self) -> None:
-        self.ranks.stop()
 
     @property
     def whole(self) -> Values:

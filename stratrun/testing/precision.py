@@ -17,7 +17,7 @@ from stratrun.testing.failing import Spiking
 from stratrun.testing.plain_state import refuse_unplain
 from stratrun.testing.problem import Recipe, Truth
 from stratrun.testing.process_state import isolated
-from stratrun.testing.ranks import Ranks
+from stratrun.testing.ranks import shared_ranks
 from stratrun.testing.report import Checks, NotChecked, Report, Wrong
 from stratrun.testing.running import Part, Seen, alone, on_rank, train
 from stratrun.testing.spec import portable, title
@@ -78,10 +78,9 @@ class _Trial:
         self.part = Part(strategy="single", precision=spec)
         self.recipe = Recipe(batch=4, accumulate=2, max_norm=0.05)
         self.folder = tempfile.mkdtemp(prefix="stratrun-check-")
-        self.ranks = Ranks(2)
+        self.ranks = shared_ranks(2)
 
     def close(self) -> None:
-        self.ranks.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property

@@ -63,13 +63,10 @@ class Ranks:
     def outcomes(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> list[Any]:
         """Like a call that waits for all ranks though some fail: an error stands in the place of a value.
 
-        New ranks serve it, and end after it.
+        Ranks of its own serve it, and end after it.
         """
-        self.stop()
-        try:
-            replies = self._replies(function, args, kwargs, patient=True)
-        finally:
-            self.stop()
+        with Ranks(self.world_size, self.joined, self.limit, self.server) as others:
+            replies = others._replies(function, args, kwargs, patient=True)
         return [reply.value if reply.error is None else reply.error for reply in replies]
 
     def __enter__(self) -> Self:
@@ -188,6 +185,14 @@ class Ranks:
 
     def _said(self) -> str:
         return "".join(f"\n--- output of rank {i}\n{text}" for i, text in enumerate(self.output) if text)
+
+
+_SHARED: dict[int, Ranks] = {}
+
+
+def shared_ranks(world_size: int) -> Ranks:
+    """Ranks that all checks of this program use, and that end with it."""
+    return _SHARED.setdefault(world_size, Ranks(world_size))
 
 
 def _dumps(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:

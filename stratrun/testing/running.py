@@ -16,7 +16,7 @@ from stratrun.testing import problem
 from stratrun.testing.exchanges import Counted
 from stratrun.testing.problem import Recipe
 from stratrun.testing.process_state import isolated
-from stratrun.testing.ranks import Ranks
+from stratrun.testing.ranks import shared_ranks
 from stratrun.testing.report import Wrong
 
 QUIET: dict[str, Any] = {
@@ -168,7 +168,7 @@ class Place:
     def __init__(self, part: Part, world_size: int) -> None:
         self.part = part
         self.world_size = world_size
-        self.ranks = Ranks(world_size) if world_size > 1 else None
+        self.ranks = shared_ranks(world_size) if world_size > 1 else None
 
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
         """Call ``function(part, ...)`` everywhere; results by rank."""
@@ -183,10 +183,6 @@ class Place:
             if seen.complaints:
                 raise Wrong("; ".join(seen.complaints))
         return found
-
-    def close(self) -> None:
-        if self.ranks is not None:
-            self.ranks.stop()
 
 
 def on_rank(function: Callable[..., Any], part: Part, *args: Any, **kwargs: Any) -> Any:

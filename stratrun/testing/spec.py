@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stratrun.registry import Registry
+from stratrun.testing.ranks import SERVER
 
 
 def portable(registry: Registry, spec: Any) -> Any:
@@ -12,11 +13,14 @@ def portable(registry: Registry, spec: Any) -> Any:
     Raises:
         UnknownNameError: there is no entry of that name.
     """
-    name = spec.get("type") if isinstance(spec, Mapping) else spec
-    if not isinstance(name, str) or "." in name:
-        return spec
-    options = spec if isinstance(spec, Mapping) else {}
-    return {**options, "type": registry.get(name)}
+    kind = spec.get("type") if isinstance(spec, Mapping) else spec
+    if isinstance(kind, str) and "." not in kind:
+        kind = registry.get(kind)
+        spec = {**(spec if isinstance(spec, Mapping) else {}), "type": kind}
+    if getattr(kind, "__module__", None) == "__main__":
+        # In a notebook it may have been defined again, and ranks know it as it was when they were forked.
+        SERVER.stop()
+    return spec
 
 
 def title(spec: Any) -> str:

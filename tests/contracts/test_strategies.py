@@ -43,6 +43,20 @@ def test_ddp_passes_on_four_ranks_three_of_which_have_no_sample_in_the_last_batc
     assert unchecked(report) == set()
 
 
+def test_gradients_that_are_kept_whole_within_a_window_are_exchanged_at_its_end_and_saved_in_it() -> None:
+    checks = ("accumulation", "unforeseen end", "traffic", "resuming", "to one process")
+    report = check_strategy({"type": "fsdp", "accumulate": "unsharded"}, only=checks)
+    assert report.finding("traffic").told == (
+        "within: 5 allgather_base; at its end: 5 allgather_base, 3 reduce_scatter_base"
+    )
+
+
+def test_ranks_that_compute_all_layers_together_pass_without_others() -> None:
+    spec = {"type": "tensor_parallel", "plan": PLAN, "size": 2}
+    checks = ("weights", "clipping", "evaluation", "resuming", "overflow")
+    assert unchecked(check_strategy(spec, world_size=2, only=checks)) == set()
+
+
 # A third party ---------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ WRONG: list[tuple[type, dict[str, str], tuple[str, ...]]] = [
     (wrong.NoAveraging, {"weights": "not their sum or one rank's"}, ("start",)),
     (wrong.Summing, {"weights": "parameters differ", "clipping": "the first is"}, ("start",)),
     (wrong.WrongNorm, {"clipping": "clip_grad_norm() must return the norm"}, ("weights",)),
+    (wrong.OwnPartsNorm, {"clipping": "is put together over the ranks first"}, ("weights",)),
     (wrong.OnlyTold, {"clipping": "the first norm of type 2 is right"}, ("weights",)),
     (wrong.NoNoSync, {"traffic": "no_sync() must keep"}, ("weights", "accumulation")),
     (wrong.Prefixed, {"start": "not the model's: 'head.0.bias'", "weights": "keep their names"}, ()),

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from stratrun.strategies import Strategy
 from stratrun.strategies.ddp import DDPStrategy
+from stratrun.strategies.fsdp import FSDPStrategy
 
 
 class NoAveraging(DDPStrategy):
@@ -60,6 +62,19 @@ class WrongNorm(DDPStrategy):
         dist.all_reduce(total)
         nn.utils.clip_grads_with_norm_(parameters, max_norm, total.sqrt())
         return total.sqrt()
+
+
+class OwnPartsNorm(FSDPStrategy):
+    """The norm of the parts of gradients that a rank has."""
+
+    name = "own parts' norm"
+
+    def clip_grad_norm(self, parameters: Sequence[Tensor], max_norm: float, norm_type: float) -> Tensor:
+        parts = [p.grad.to_local() for p in parameters if isinstance(p.grad, DTensor)]
+        norm = nn.utils.get_total_norm(parts, norm_type)
+        for part in parts:
+            part.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+        return norm
 
 
 class OnlyTold(DDPStrategy):
