@@ -92,24 +92,18 @@ def build(make: Callable[[], nn.Module], *, small: int = SMALL) -> tuple[nn.Modu
     return module, initial
 
 
-def give_memory(module: nn.Module, device: torch.device, value: Callable[[str], Tensor]) -> None:
-    """Bring a module that was built without memory to a device; several names stay one tensor.
-
-    Args:
-        value: What to fill a parameter or buffer with, given its name.
-    """
-    shared: dict[int, list[tuple[dict[str, Any], str]]] = {}
+def give_memory(module: nn.Module, device: torch.device) -> None:
+    """Bring a module that was built without memory to a device; several names stay one tensor."""
+    places: dict[int, list[tuple[dict[str, Any], str]]] = {}
     for part in module.modules():
         for own in _owned(part):
             for name, tensor in own.items():
                 if tensor is not None:
-                    shared.setdefault(id(tensor), []).append((own, name))
+                    places.setdefault(id(tensor), []).append((own, name))
     module.to_empty(device=device)
-    for (own, name), *others in shared.values():
+    for (own, name), *others in places.values():
         for other, alias in others:
             other[alias] = own[name]
-    for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
-        tensor.detach().copy_(value(name))
 
 
 def _named(module: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -67,7 +67,9 @@ class Strategy(ABC):
         if initial is None:
             module.to(device)
             return
-        deferred.give_memory(module, device, initial)
+        deferred.give_memory(module, device)
+        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+            tensor.detach().copy_(initial(name))
 
     @abstractmethod
     def wrap(self, module: nn.Module, device: torch.device, *, partial_backward: bool) -> nn.Module:

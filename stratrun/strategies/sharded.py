@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from stratrun import spread
+from stratrun import deferred, spread
 from stratrun.strategies.base import Initial, Strategy
 from stratrun.strategies.buffers import saved_buffers, take_from_main
 from stratrun.strategies.shard_options import ShardOptions
@@ -87,9 +87,9 @@ class ShardedStrategy(Strategy):
 
     def _give_memory(self, module: nn.Module, device: torch.device) -> None:
         if not self._options.offload:
-            module.to_empty(device=device)
+            deferred.give_memory(module, device)
             return
-        module.to_empty(device="cpu")
+        deferred.give_memory(module, torch.device("cpu"))
         whole = [p for name, p in module.named_parameters() if name in self._sharded.whole]
         for tensor in [*whole, *module.buffers()]:
             tensor.data = tensor.data.to(device)

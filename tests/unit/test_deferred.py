@@ -252,6 +252,14 @@ def test_a_tensor_that_cannot_be_given_its_value_is_refused() -> None:
         deferred.build(Watched, small=0)
 
 
+def test_giving_memory_leaves_several_names_one_tensor() -> None:
+    _, module, _ = both(Odd)
+    assert isinstance(module, Odd)
+    deferred.give_memory(module, torch.device("cpu"))
+    assert module.head.weight is module.embedding.weight
+    assert {t.device.type for t in [*module.parameters(), *module.buffers()]} == {"cpu"}
+
+
 class Deep(nn.Module):
     def __init__(self, depth: int = 20) -> None:
         super().__init__()
