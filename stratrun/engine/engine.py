@@ -12,7 +12,7 @@ from stratrun.accelerators.base import Accelerator
 from stratrun.accelerators.transfer import move_batch
 from stratrun.engine import building
 from stratrun.engine.clipping import Clipping
-from stratrun.engine.contract import detached, losses_of
+from stratrun.engine.contract import detached
 from stratrun.engine.evaluating import Evaluating
 from stratrun.engine.placed import Placed
 from stratrun.engine.saved import Exchange, Saved
@@ -57,7 +57,9 @@ class Engine:
         self._data = data
         self._device = device
         self._updates = Updates(strategy, precision, clipping, state)
-        self.evaluating = Evaluating(strategy, precision, data, batch=self.batch, move=self.move)
+        self.evaluating = Evaluating(
+            strategy, precision, data, accelerator=accelerator, device=device, batch=self.batch, move=self.move
+        )
         self._placed: Placed
         self.saved: Saved
         """What a checkpoint keeps; there once a model is placed."""
@@ -126,8 +128,7 @@ class Engine:
             self._placed.to_training()
         with _NOTHING if update else self._strategy.no_sync(self._placed.wrapped):
             with self._precision.forward_context():
-                result = self._placed.wrapped(batch, "train")
-            outputs = losses_of(result, self.model)
+                outputs = self._placed.wrapped(batch, "train", True)
             self._updates.backward(outputs, divisor, self.batch.scale)
         # Whoever keeps an output must not keep the graph behind it.
         outputs = {name: detached(value) for name, value in outputs.items()}

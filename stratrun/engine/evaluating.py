@@ -5,11 +5,13 @@ from typing import Any
 
 import torch
 
+from stratrun.accelerators.base import Accelerator
 from stratrun.accelerators.transfer import move_batch
 from stratrun.data import InStep
 from stratrun.engine.placed import Placed
 from stratrun.engine.saved import Exchange
 from stratrun.precision.base import Precision
+from stratrun.seed import host_rng_state, set_host_rng_state
 from stratrun.state import BatchInfo
 from stratrun.strategies.base import Strategy
 
@@ -23,6 +25,8 @@ class Evaluating:
         precision: Precision,
         data: Exchange,
         *,
+        accelerator: Accelerator,
+        device: torch.device,
         batch: BatchInfo,
         move: Callable[[Any], Any],
     ) -> None:
@@ -31,6 +35,8 @@ class Evaluating:
         self.placed: Placed
         self._strategy = strategy
         self._precision = precision
+        self._accelerator = accelerator
+        self._device = device
         self._batch = batch
         self._move = move
 
@@ -52,9 +58,13 @@ class Evaluating:
 
     def _repeat(self, batch: Any, mode: str) -> None:
         """A step that no loop has asked for, and no hook or metric gets to see."""
+        # What it draws must not be missing where the run goes on.
+        host, on_device = host_rng_state(), self._accelerator.rng_state(self._device)
         with self._batch.kept():
             self._batch.size, self._batch.positions, self._batch.total = 0, (), 0
             self._step(self._move(batch), mode)
+        set_host_rng_state(host)
+        self._accelerator.set_rng_state(self._device, on_device)
 
     def _step(self, batch: Any, mode: str) -> Any:
         if self.placed.model.training:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from stratrun import deferred, spread
+from stratrun.errors import ModelError
 from stratrun.strategies.base import Initial, Strategy
 from stratrun.strategies.buffers import saved_buffers, take_from_main
 from stratrun.strategies.shard_options import ShardOptions
@@ -216,5 +217,16 @@ def _open_up(module: nn.Module, arguments: Any, output: Any) -> Any:
     """Show the tensors of an object, by which gathering and averaging in the backward pass are started."""
     if not torch.is_grad_enabled() or isinstance(output, Tensor | dict | list | tuple):
         return output
-    values = vars(output).values() if hasattr(output, "__dict__") else [getattr(output, "loss", None)]
-    return _Opened(tuple(v for v in values if isinstance(v, Tensor)), output)
+    values = (
+        list(output.values())
+        if isinstance(output, Mapping)
+        else list(getattr(output, "__dict__", {}).values())
+    )
+    values.append(getattr(output, "loss", None))
+    tensors = tuple(value for value in values if isinstance(value, Tensor))
+    if not tensors:
+        raise ModelError(
+            f"a step of the model returned {type(output).__name__}, in which no tensor is found to run "
+            "backward from; a model that is spread over ranks must return a tensor, or a dict, list or tuple"
+        )
+    return _Opened(tensors, output)

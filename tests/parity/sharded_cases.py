@@ -1,6 +1,6 @@
 """Jobs of every kind that training has, each given to a strategy; and counts of what it exchanges."""
 
-from collections import Counter
+from collections import Counter, UserDict
 from collections.abc import Iterator
 from itertools import pairwise
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, softplus
+from torch.nn.functional import cross_entropy, dropout, softplus
 from torch.utils.data import IterableDataset
 
 from stratrun.hooks import Hook
@@ -113,6 +113,23 @@ class Opaque(Net):
         return SimpleNamespace(loss=cross_entropy(self(batch[0]), batch[1]), told="anything")
 
 
+class Hidden(Net):
+    """Its result has no tensor that is seen from outside."""
+
+    def train_step(self, batch: list[Tensor]) -> Any:
+        return UserDict(loss=cross_entropy(self(batch[0]), batch[1]))
+
+
+class Drawing(Net):
+    """Random in training, and in validation too, of which ranks have different numbers of batches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(dropout(x, 0.3, self.training))
+
+    def val_step(self, batch: list[Tensor]) -> Tensor:
+        return self(batch[0] + torch.randn_like(batch[0]))
+
+
 class Normed(Net):
     """With statistics of its own of each rank's samples."""
 
@@ -209,6 +226,13 @@ JOBS: dict[str, Any] = {
     },
     "measured": lambda: {"loss": net(Measured)},
     "opaque": lambda: {"model": net(Opaque), "loss": None},
+    "hidden": lambda: {"model": net(Hidden), "loss": None},
+    "drawing": lambda: {
+        "model": net(Drawing),
+        "val_dataloader": {"dataset": points(3), "batch_size": 1},
+        "val_evaluator": {"type": "Accuracy"},
+        "randomness": {"seed": 7},
+    },
     "thawed": lambda: {"custom_hooks": [Thaw()]},
     "normed": lambda: {
         "model": net(Normed),

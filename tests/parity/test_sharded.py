@@ -42,6 +42,20 @@ def test_training_of_every_kind_reaches_the_weights_of_one_process(
             assert_near(found, truth)
 
 
+def test_a_model_without_blocks_learns_whatever_its_step_returns_the_loss_in(
+    two_ranks: Ranks, tmp_path: Any
+) -> None:
+    truth = job("hidden", "single", str(tmp_path))
+    for rank in two_ranks(jobs, [{"type": "fsdp", "blocks": False}], ["hidden"], str(tmp_path)):
+        assert_near(rank["hidden"][0], truth)
+
+
+def test_steps_that_only_keep_ranks_together_draw_no_random_numbers(two_ranks: Ranks, tmp_path: Any) -> None:
+    for rank in two_ranks(jobs, ["ddp", "fsdp"], ["drawing"], str(tmp_path)):
+        truth, found = rank["drawing"]
+        assert_near(found, truth)
+
+
 def test_statistics_of_batches_are_those_of_replicas(two_ranks: Ranks, tmp_path: Any) -> None:
     for rank in two_ranks(jobs, ["ddp", "fsdp", "hsdp"], ["normed"], str(tmp_path)):
         truth, *others = rank["normed"]
