@@ -3,8 +3,10 @@
 import os
 import signal
 from contextlib import contextmanager
+from functools import cache
 
 import pytest
+from aiobotocore.session import get_session
 
 from stratrun.checkpoint.discovery import committed_steps
 from stratrun.storage import Folder, Retry
@@ -15,8 +17,14 @@ from tests.unit.test_checkpoint_crash import as_if_large, state
 QUICK = Retry(base=0.01, cap=0.05)
 
 
+@cache
+def described():
+    """What botocore knows of S3, parsed once and not in each child: that takes longer than a save."""
+    return get_session()
+
+
 def folder_in(s3):
-    return Folder(s3.url, QUICK, **s3.options)
+    return Folder(s3.url, QUICK, session=described(), **s3.options)
 
 
 def save_and_retain(s3, step):
