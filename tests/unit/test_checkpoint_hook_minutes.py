@@ -9,6 +9,10 @@ from stratrun.hooks.checkpoint import CheckpointHook
 from stratrun.hooks.minutes import AgreedClock
 
 
+class _Asked(Exception):
+    """Ends the pass that finds out who takes part."""
+
+
 class Together:
     """Several processes in one: each has a clock of its own, a mean is taken when all ask for it."""
 
@@ -32,7 +36,8 @@ class Together:
             assert len(asked) in (0, len(agreed)), "some take part in a mean and some do not"
             self.means += bool(asked)
             mean = math.fsum(asked) / len(asked) if asked else None
-            over = [self._ask(one, iteration, mean)[1] for one in agreed]
+            taken = [self._ask(one, iteration, mean) for one in agreed] if asked else taken
+            over = [decision for _, decision in taken]
             assert len(set(over)) == 1, "some save and some do not"
             if over[0]:
                 saves.append(iteration)
@@ -44,19 +49,16 @@ class Together:
         """What a process brings to the mean, None if it does not take part; and what it decides."""
         brought = []
 
-        class Stop(Exception):
-            pass
-
         def exchange(values):
             brought.append(values["seconds"])
             if mean is None:
-                raise Stop
+                raise _Asked
             return {"seconds": mean}
 
         run = SimpleNamespace(iter=iteration, engine=SimpleNamespace(mean=exchange))
         try:
             over = one.is_over(run)
-        except Stop:
+        except _Asked:
             over = False
         return (brought or [None])[0], over
 
