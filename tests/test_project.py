@@ -8,6 +8,7 @@ import sys
 import zipfile
 from collections.abc import Iterator
 from functools import cache
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -243,9 +244,15 @@ def test_importing_stratrun_takes_little_time_over_torch() -> None:
         "from stratrun import Runner\nprint(middle - start, time.process_time() - start)"
     )
     # What is heavy is told by the modules, above; this is to see what is slow in ours, on a busy machine too.
-    found = [tuple(map(float, in_python(code))) for _ in range(3)]
-    assert min(alone for alone, _ in found) < 0.05
-    assert min(with_runner for _, with_runner in found) < 0.6
+    # The best of three counts, so what is quick enough at once need not be measured again.
+    alone = with_runner = inf
+    for _ in range(3):
+        times = map(float, in_python(code))
+        alone, with_runner = map(min, (alone, with_runner), times)
+        if alone < 0.05 and with_runner < 0.6:
+            break
+    assert alone < 0.05
+    assert with_runner < 0.6
 
 
 def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> None:
