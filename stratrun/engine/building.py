@@ -12,8 +12,10 @@ from stratrun.accelerators.base import Accelerator
 from stratrun.engine.placed import Placed
 from stratrun.engine.saved import Exchange
 from stratrun.engine.step_module import StepModule
+from stratrun.errors import ConfigError
 from stratrun.precision.base import Precision
 from stratrun.seed import host_rng_state, set_host_rng_state
+from stratrun.spread import is_spread
 from stratrun.strategies.base import Initial, Strategy
 
 Loss = Callable[..., Any]
@@ -38,6 +40,11 @@ def placed(
     with _drawing_as_main(data, accelerator, device):
         module, values = deferred.build(make) if strategy.defers_init else (make(), None)
     assert isinstance(module, StepModule)
+    if any(is_spread(parameter) for parameter in module.parameters()):
+        raise ConfigError(
+            f"model: this {type(module.model).__name__} was spread over ranks by an earlier run; build a new "
+            "one for this run (model=dict(type=...) does), and load what that has learnt with load_from="
+        )
     initial: Initial | None = values
     if values is not None and len(set(data.gather(values.digest()))) > 1:
         # The code that built it goes by what differs between processes: a clock, an unseeded generator.

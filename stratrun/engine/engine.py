@@ -58,7 +58,7 @@ class Engine:
         self._device = device
         self._updates = Updates(strategy, precision, clipping, state)
         self.evaluating = Evaluating(
-            strategy, precision, data, accelerator=accelerator, device=device, batch=self.batch, move=self.move
+            strategy, precision, data, accelerator, device, batch=self.batch, move=self.move
         )
         self._placed: Placed
         self.saved: Saved

@@ -24,9 +24,9 @@ class Evaluating:
         strategy: Strategy,
         precision: Precision,
         data: Exchange,
-        *,
         accelerator: Accelerator,
         device: torch.device,
+        *,
         batch: BatchInfo,
         move: Callable[[Any], Any],
     ) -> None:

@@ -166,8 +166,8 @@ class RunnerContext:
         self.hooks.call(self, point, details)
 
     def validate(self) -> dict[str, float]:
-        """Run the validation loop now, and return its metrics."""
-        require(self._form, "val")
+        """Run the validation loop now, within a job, and return its metrics."""
+        require(self._form, "val", within=self._job)
         loop = self._loop("val")
         self.engine.start_evaluation()
         # A hook may ask for it between a batch and what is still to be done with that.

@@ -65,12 +65,17 @@ class Form:
         return self.val_dataloader is not None
 
 
-def require(form: Form, job: Job) -> None:
+def require(form: Form, job: Job, *, within: str | None = "") -> None:
     """Refuse a job whose arguments are not all there.
+
+    Args:
+        within: The job that asks for it, if one must; None if none does.
 
     Raises:
         MissingArgumentError: names what is missing, and what it may look like.
     """
+    if within is None:
+        raise MissingArgumentError(f"no job is under way to {job} in; outside of hooks and loops, {job}()")
     _require(form, job, f"{job}_dataloader", "dict(dataset=..., batch_size=32), a DataLoader, or a data set")
     if job == "train":
         _require(form, job, "train_cfg", "dict(by_epoch=True, max_epochs=10)")

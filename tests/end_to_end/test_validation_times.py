@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.data import IterableDataset
 
+from stratrun import Runner
+from stratrun.errors import MissingArgumentError
 from stratrun.hooks import Hook
 from tests.end_to_end.runs import GLOBAL_BATCH, SAMPLES, run
 from tests.problems import perceptron, points, weights
@@ -150,3 +152,15 @@ def test_a_validation_that_a_hook_asks_for_changes_nothing_of_the_batch_in_hand(
     ):
         torch.testing.assert_close(found, left_alone, rtol=0, atol=0)
         assert samples == 2 * 23
+
+
+def test_validating_while_no_job_runs_is_refused_with_what_to_call(tmp_path: Any) -> None:
+    runner = Runner(
+        perceptron(),
+        work_dir=tmp_path,
+        loss="cross_entropy",
+        val_dataloader={"dataset": points(5), "batch_size": 2},
+        val_evaluator={"type": "Accuracy"},
+    )
+    with pytest.raises(MissingArgumentError, match=r"no job is under way to val in; .* val\(\)"):
+        runner.validate()

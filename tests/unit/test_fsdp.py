@@ -11,7 +11,7 @@ from stratrun.errors import ConfigError
 from stratrun.strategies.fsdp import FSDPStrategy
 from stratrun.strategies.hsdp import HSDPStrategy
 from stratrun.strategies.mesh import natural_replicas
-from tests.parity.sharded import Net, net, whole
+from tests.parity.sharded import Net, net, whole, with_runner
 from tests.ranks import Ranks
 
 CPU = torch.device("cpu")
@@ -134,3 +134,22 @@ def test_an_unknown_option_of_replicas_names_the_near_miss() -> None:
 def test_there_is_a_replica_for_each_machine_or_two_on_one(world: str, local: str, replicas: int) -> None:
     environ = {"WORLD_SIZE": world, **({"LOCAL_WORLD_SIZE": local} if local else {})}
     assert natural_replicas(environ) == replicas
+
+
+def taken_again(folder: str) -> list[str]:
+    """A model that one run has trained, given to another, under each of two strategies."""
+    model = net()
+    with_runner("fsdp", folder, model=model)
+    told = []
+    for strategy in ("ddp", "fsdp"):
+        with pytest.raises(ConfigError) as error:
+            with_runner(strategy, folder, model=model)
+        told.append(str(error.value))
+    return told
+
+
+def test_a_model_that_an_earlier_run_has_spread_is_refused_by_name(two_ranks: Ranks, tmp_path: Any) -> None:
+    for told in two_ranks(taken_again, str(tmp_path)):
+        assert all(
+            "this Net was spread over ranks by an earlier run; build a new one" in text for text in told
+        )
