@@ -66,8 +66,7 @@ class Exchanging(Hook):
 class Unsaved(Hook):
     """Counts, and forgets its count."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    count = 0
 
     def after_train_iter(self) -> None:
         self.count += 1
@@ -79,8 +78,7 @@ class Unsaved(Hook):
 class OwnSamples(Hook):
     """Sums what this process alone has."""
 
-    def __init__(self) -> None:
-        self.total = torch.zeros(())
+    total = torch.zeros(())
 
     def after_train_iter(self, data_batch: Any) -> None:
         self.total = self.total + data_batch[0].sum()
@@ -260,7 +258,7 @@ class MeanOfMeans(Metric):
     """Averages the means of batches."""
 
     def __init__(self) -> None:
-        self.add_state("total", torch.zeros(()))
+        self.add_state("total", 0.0)
         self.add_state("batches", 0)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
@@ -274,9 +272,7 @@ class MeanOfMeans(Metric):
 class Undeclared(Metric):
     """Counts beside what it declares."""
 
-    def __init__(self) -> None:
-        self.right = 0
-        self.seen = 0
+    right = seen = 0
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         self.right += int((preds.argmax(1) == target).sum())
