@@ -50,7 +50,7 @@ LOOPS: list[tuple[Any, str, str, tuple[str, ...]]] = [
     (wrong.Unended, "points", "'after_val' is not called, though 'before_val' is", ("work", "ranks")),
 ]
 LOGGERS: list[tuple[type, str, str, tuple[str, ...]]] = [
-    (wrong.WritesEarly, "construction", "the constructor wrote lines.txt", ("flushing",)),
+    (wrong.WritesEarly, "construction", "the constructor wrote lines.txt", ()),
     (wrong.Changing, "records", "a record goes to all loggers", ("flushing",)),
     (wrong.Lazy, "flushing", "its files have 0, 0, 0 bytes", ("records",)),
     (wrong.Overwriting, "going on", "for appending", ("records",)),
