@@ -124,7 +124,7 @@ def test_an_option_that_fits_no_model_is_refused_at_once(options: dict[str, Any]
 def test_an_unknown_option_of_replicas_names_the_near_miss() -> None:
     with pytest.raises(ConfigError, match="takes no argument 'offlaod'; did you mean 'offload'"):
         HSDPStrategy(offlaod=True)
-    with pytest.raises(ConfigError, match="replicate=0 must be a number, from 1 on"):
+    with pytest.raises(ConfigError, match="replicate=0 must be a whole number, from 1 on"):
         HSDPStrategy(replicate=0)
 
 
@@ -150,6 +150,4 @@ def taken_again(folder: str) -> list[str]:
 
 def test_a_model_that_an_earlier_run_has_spread_is_refused_by_name(two_ranks: Ranks, tmp_path: Any) -> None:
     for told in two_ranks(taken_again, str(tmp_path)):
-        assert all(
-            "this Net was spread over ranks by an earlier run; build a new one" in text for text in told
-        )
+        assert all("this Net was spread over ranks by an earlier run; build a new" in text for text in told)
