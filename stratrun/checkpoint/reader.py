@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # a second of imports, for what only reading tensors needs
 Room = Callable[[str, torch.Size, torch.dtype], Tensor | None]
 """Gives what a stored tensor is read to, by its name in `index`; None for a new one in host memory."""
 
+_OF_HOOKS = "hooks/"
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
@@ -188,7 +190,7 @@ class StoredCheckpoint:
 
         metadata = self._shards.read_metadata()
         stored: dict[str, Any] = metadata.state_dict_metadata
-        room = template if callable(template) else _room_of(template or {})
+        room = _room_where_spread(template, stored) if callable(template) else _room_of(template or {})
         tensors = {name: _room(name, stored[name], room) for name in sorted(names) if name in stored}
         for name, tensor in tensors.items():
             if tensor.shape != stored[name].size:
@@ -253,6 +255,16 @@ def opened(folder: Folder) -> Iterator[StoredCheckpoint]:
 
 def _room_of(template: Mapping[str, Tensor]) -> Room:
     return lambda name, *_: template.get(name)
+
+
+def _room_where_spread(room: Room, stored: Mapping[str, Any]) -> Room:
+    """The same, but for what a hook had whole: it counts on getting that back as it was."""
+
+    def found(name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor | None:
+        whole = name.startswith(_OF_HOOKS) and len(stored[name].chunks) == 1
+        return None if whole else room(name, shape, dtype)
+
+    return found
 
 
 def _room(name: str, stored: Any, room: Room) -> Tensor:

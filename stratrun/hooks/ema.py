@@ -8,7 +8,7 @@ import torch
 from stratrun.errors import CheckpointError, ConfigError
 from stratrun.hooks.base import Hook
 from stratrun.registry import HOOKS
-from stratrun.spread import local_part
+from stratrun.spread import local_part, spread_as
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -131,7 +131,7 @@ class EMAHook(Hook):
                     f"EMAHook: parameter {name!r} has the shape {tuple(parameter.shape)}, and the checkpoint "
                     f"{what} of it; use the same model, or only the weights, with load_from="
                 )
-            self._averages[name] = _like(parameter).copy_(loaded)
+            self._averages[name] = _like(parameter).copy_(spread_as(loaded, parameter))
         self._loaded = {}
 
     @torch.no_grad()
