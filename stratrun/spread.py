@@ -37,6 +37,11 @@ def spread_as(value: Any, like: Any) -> Any:
     return made
 
 
+def is_unsettled(value: Any) -> bool:
+    """Whether the ranks hold terms of it that are still to be brought together."""
+    return is_spread(value) and any(placement.is_partial() for placement in value.placements)
+
+
 @torch.no_grad()
 def fill(spread: Tensor, whole: Tensor) -> None:
     """Copy from a whole tensor what this rank holds of one that is spread over ranks, or not."""
@@ -61,7 +66,8 @@ class Rooms:
     """Where stored tensors are read to, so that each rank reads only what it is to hold.
 
     What is stored under the name of a weight, and of its shape, is spread as that is: the weight itself, what
-    an optimizer has for it, its average, its gradient. For all else there is none.
+    an optimizer has for it, its average, its gradient. For all else there is none. What hooks had saved whole
+    is not asked for here.
     """
 
     def __init__(self, *modules: nn.Module) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from inspect import signature
 from typing import Any
 
-from torch import Tensor, nn
+from torch import OutOfMemoryError, Tensor, nn
 from torch.optim import Optimizer
 
 from stratrun.engine.clipping import Clipping
@@ -162,6 +162,7 @@ class Updates:
         try:
             return self._precision.step(optimizer)
         except TypeError as error:
+            _note_if_spread(error, optimizer, self._strategy.name)
             closure = signature(optimizer.step).parameters.get("closure")
             if closure is None or closure.default is not closure.empty:
                 raise
@@ -169,6 +170,9 @@ class Updates:
                 f"{type(optimizer).__name__} calls for the loss several times in an update, by a closure, "
                 "which a training step does not have; take another optimizer"
             ) from error
+        except RuntimeError as error:
+            _note_if_spread(error, optimizer, self._strategy.name)
+            raise
 
     def _clip(self, parameters: list[Tensor]) -> Tensor | None:
         clipping = self._clipping
@@ -194,6 +198,18 @@ def _take_one_by_one_if_mixed(name: str, optimizer: Optimizer) -> None:
                 )
             if option in group:
                 group[option] = False
+
+
+def _note_if_spread(error: Exception, optimizer: Optimizer, strategy: str) -> None:
+    """Say why an update may fail that one process can make."""
+    # Not of lacking memory, which is another matter.
+    if isinstance(error, OutOfMemoryError) or not any(is_spread(p) for p in _parameters(optimizer)):
+        return
+    error.add_note(
+        f"strategy={strategy!r} spreads parameters over ranks; {type(optimizer).__name__} updates them by an "
+        "operation that torch does not have for parts, or not with these options; take another optimizer, or "
+        "strategy='ddp'"
+    )
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:

@@ -5,19 +5,20 @@ yet, with side effects on the run; here nothing is touched.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stratrun.errors import CheckpointError, nearest
-from stratrun.spread import spread_as
+from stratrun.spread import is_spread, is_unsettled, spread_as
 
 WAYS = ("foreach", "fused", "capturable", "differentiable")
 """Options of optimizers that say how an update is computed, not what it comes to. Which of them can be had
 depends on where the parameters are, so that a run keeps its own whatever it loads."""
+
+_SCALARS = "spread_scalars"
 
 
 def state_dict(module: nn.Module, optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
@@ -70,14 +71,18 @@ def parameter_names(module: nn.Module) -> dict[Tensor, str]:
 def optimizer_state(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Any]:
     """`state` by parameter name, and `param_groups` that list names in place of indices."""
     packed = optimizer.state_dict()
-    by_index = dict(enumerate(names[p] for group in optimizer.param_groups for p in group["params"]))
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    by_index = {index: names[p] for index, p in enumerate(held)}
+    state = {by_index[index]: _settled(values) for index, values in packed["state"].items()}
+    scalars = {name: found for name, values in state.items() if (found := _spread_scalars(values))}
     groups = [
         {**group, "params": [by_index[index] for index in group["params"]]}
         for group in packed["param_groups"]
     ]
     return {
-        "state": {by_index[index]: values for index, values in packed["state"].items()},
+        "state": state,
         "param_groups": groups,
+        **({_SCALARS: scalars} if scalars else {}),
         **{key: value for key, value in packed.items() if key not in ("state", "param_groups")},
     }
 
@@ -98,8 +103,11 @@ def load_optimizer_state(
         for theirs, group, mine in zip(state["param_groups"], optimizer.param_groups, own, strict=True)
     ]
     held = {name: parameter for parameter, name in names.items()}
-    values = {index[name]: _cloned(v, held[name]) for name, v in state["state"].items()}
-    rest = {k: v for k, v in state.items() if k not in ("state", "param_groups")}
+    scalars = state.get(_SCALARS, {})
+    values = {
+        index[name]: _cloned(v, held[name], scalars.get(name, ())) for name, v in state["state"].items()
+    }
+    rest = {k: v for k, v in state.items() if k not in ("state", "param_groups", _SCALARS)}
     # Asked for before loading, which adds a default that only torch's own optimizers have in their groups.
     expected = set(optimizer.defaults)
     try:
@@ -118,13 +126,61 @@ def _ways(group: Mapping[str, Any]) -> dict[str, Any]:
     return {name: group[name] for name in WAYS if name in group}
 
 
-def _cloned(values: Any, parameter: Tensor) -> Any:
-    """Tensors of their own, which the optimizer may then update in place; spread as the parameter is."""
+def _settled(values: Any) -> Any:
+    """The same, with sums that are still to be taken over ranks taken, as files hold no terms of one."""
     if isinstance(values, dict):
-        return {name: _cloned(value, parameter) for name, value in values.items()}
+        return {name: _settled(value) for name, value in values.items()}
+    if type(values) in (list, tuple):
+        return type(values)(_settled(value) for value in values)
+    return _copies(values) if is_unsettled(values) else values
+
+
+def _spread_scalars(values: Any) -> list[Any]:
+    """Which entries are single numbers that all ranks have together, unlike a count of steps."""
+    if not isinstance(values, dict):
+        return []
+    return [name for name, value in values.items() if is_spread(value) and not value.ndim]
+
+
+def _cloned(values: Any, parameter: Tensor, scalars: Collection[Any] = ()) -> Any:
+    """Tensors of their own, which the optimizer may then update in place; spread as the parameter is.
+
+    Those of another shape, as means over rows are, become copies that are known to be such, since torch does
+    not calculate with parts and plain tensors at once. Single numbers it takes as they are.
+    """
+    if isinstance(values, dict):
+        return {
+            name: _copied(value, parameter)
+            if name in scalars and isinstance(value, Tensor)
+            else _cloned(value, parameter)
+            for name, value in values.items()
+        }
     if type(values) in (list, tuple):
         return type(values)(_cloned(value, parameter) for value in values)
-    if not isinstance(values, torch.Tensor):
+    if not isinstance(values, Tensor):
         return values
+    if values.ndim and values.shape != parameter.shape:
+        return _copied(values, parameter)
     spread = spread_as(values, parameter)
     return spread.clone() if spread is values else spread
+
+
+def _copied(value: Tensor, parameter: Any) -> Tensor:
+    """A whole copy on each rank that has a part of the parameter, and of others a plain one."""
+    if is_spread(value):
+        return _copies(value).clone()
+    if not is_spread(parameter):
+        return value.clone()
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = parameter.device_mesh
+    copy = value.to(parameter.device, copy=True)
+    return DTensor.from_local(copy, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
+def _copies(spread: Any) -> Tensor:
+    from torch.distributed.tensor import Replicate
+
+    mesh = spread.device_mesh
+    whole: Tensor = spread.redistribute(mesh, [Replicate()] * mesh.ndim)
+    return whole
