@@ -83,7 +83,9 @@ def _sharing(parameter: Tensor) -> Groups:
         return {}
     mesh = parameter.device_mesh
     sharded = [dim for dim, placement in enumerate(parameter.placements) if not placement.is_replicate()]
-    return {group.group_name: group for group in map(mesh.get_group, sharded)}
+    # By their members, not by name: torch may give some parameters a mesh of an earlier run that is equal to
+    # that of the others, and has groups of its own.
+    return {str(dist.get_process_group_ranks(group)): group for group in map(mesh.get_group, sharded)}
 
 
 def settled(parameter: Tensor) -> Tensor:
