@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stratrun.errors import CheckpointError
+from stratrun.spread import is_spread, local_part
 
 _DEEPEST = 100
 _Path = tuple[str, ...]
@@ -124,8 +125,8 @@ def identity(tensor: Tensor) -> object:
     view = (tensor.dtype, tensor.shape, tensor.stride(), tensor.is_conj(), tensor.is_neg())
     if not tensor.numel():
         return object()
-    if hasattr(tensor, "placements"):  # a rank may hold nothing of it, and must name it as the others do
-        local: Any = tensor._local_tensor  # type: ignore[attr-defined]
+    if is_spread(tensor):  # a rank may hold nothing of it, and must name it as the others do
+        local = local_part(tensor)
         return local.untyped_storage()._cdata, local.storage_offset(), view, str(tensor.placements)
     return tensor.device, tensor.data_ptr(), view
 

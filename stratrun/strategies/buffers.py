@@ -19,11 +19,13 @@ def take_from_main(tensors: Iterable[Tensor], device: torch.device) -> None:
     if dist.get_world_size() == 1:
         return
     waiting: list[Tensor] = []
+    size = 0
     for tensor in tensors:
         waiting.append(tensor)
-        if sum(t.nbytes for t in waiting) >= _BYTES_AT_ONCE:
+        size += tensor.nbytes
+        if size >= _BYTES_AT_ONCE:
             _take(waiting, device)
-            waiting = []
+            waiting, size = [], 0
     if waiting:
         _take(waiting, device)
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from stratrun.registry import STRATEGIES
+from stratrun.strategies import averaging
 from stratrun.strategies.base import Strategy
 from stratrun.strategies.buffers import saved_buffers
 
@@ -84,20 +85,12 @@ class DDPStrategy(Strategy):
         return cast(DistributedDataParallel, wrapped).no_sync()
 
     def reduce_gradients(self, parameters: Sequence[Tensor]) -> None:
-        # What no rank's backward pass reached must stay without a gradient, or the optimizer
-        # would decay it; a rank cannot know that of the others.
-        reached = torch.tensor([p.grad is not None for p in parameters], device=parameters[0].device)
-        reached = reached.to(torch.int32)
-        dist.all_reduce(reached, dist.ReduceOp.MAX)
-        for parameter, some in zip(parameters, reached.tolist(), strict=True):
-            if some:
-                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                dist.all_reduce(parameter.grad.div_(dist.get_world_size()))
+        for parameter in averaging.reached(parameters):
+            gradient = cast(Tensor, parameter.grad)
+            dist.all_reduce(gradient.div_(dist.get_world_size()))
 
     def mean(self, value: Tensor) -> Tensor:
-        total = value.clone()
-        dist.all_reduce(total)
-        return total / dist.get_world_size()
+        return averaging.mean(value)
 
     def sync_buffers(self, module: nn.Module) -> None:
         if self._broadcast_buffers:

@@ -50,7 +50,13 @@ class FSDPStrategy(ShardedStrategy):
     ) -> None:
         super().__init__(
             ShardOptions(
-                blocks, reshard_after_forward, accumulate, offload, ignore, reduce_dtype, broadcast_buffers
+                blocks=blocks,
+                reshard_after_forward=reshard_after_forward,
+                accumulate=accumulate,
+                offload=offload,
+                ignore=ignore,
+                reduce_dtype=reduce_dtype,
+                broadcast_buffers=broadcast_buffers,
             )
         )
 

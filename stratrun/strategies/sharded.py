@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stratrun import deferred, spread
 from stratrun.errors import ModelError
+from stratrun.strategies import averaging
 from stratrun.strategies.base import Initial, Strategy
 from stratrun.strategies.buffers import saved_buffers, take_from_main
 from stratrun.strategies.shard_options import ShardOptions
@@ -135,16 +136,8 @@ class ShardedStrategy(Strategy):
 
     def _average_whole(self) -> None:
         """Average gradients of parameters that every rank has, those that some rank has one of."""
-        trained = [p for p in self._whole if p.requires_grad]
-        if not trained:
-            return
-        reached = torch.tensor([p.grad is not None for p in trained], dtype=torch.int32)
-        reached = reached.to(trained[0].device)
-        dist.all_reduce(reached, dist.ReduceOp.MAX)
-        for parameter, some in zip(trained, reached.tolist(), strict=True):
-            if some:
-                parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                self._average(parameter)
+        for parameter in averaging.reached([p for p in self._whole if p.requires_grad]):
+            self._average(parameter)
 
     def _average(self, parameter: Tensor) -> None:
         """Average one over the ranks; what of it is averaged already stays what it is."""
@@ -156,9 +149,7 @@ class ShardedStrategy(Strategy):
         dist.all_reduce(torch.view_as_real(gradient) if gradient.is_complex() else gradient)
 
     def mean(self, value: Tensor) -> Tensor:
-        total = value.clone()
-        dist.all_reduce(total)
-        return total / dist.get_world_size()
+        return averaging.mean(value)
 
     def clip_grad_norm(self, parameters: Sequence[Tensor], max_norm: float, norm_type: float) -> Tensor:
         from stratrun.strategies import norms
