@@ -179,6 +179,19 @@ class _Trial:
                 wrong.replace("[0]", "", 1),
                 "state_dict() has all that the hook needs to go on, and nothing that tells of the process",
             )
+        if _late(after) != _late(whole):
+            # What tells of time differs in each run.
+            (again,) = self.run(f"{self.folder}/again", hooks=hooks)
+            if _late(again) == _late(whole):
+                raise Wrong(
+                    "what it logs after a stop is not what it logs without one",
+                    "state_dict() and load_state_dict() have all that the hook needs to go on",
+                )
+
+
+def _late(done: job.Done) -> list[tuple[int, dict[str, Any]]]:
+    """What was logged after the iteration that runs are stopped at."""
+    return [entry for entry in done.logged if entry[0] > job.STOP]
 
 
 def _often(extra: list[int]) -> int:

@@ -61,6 +61,8 @@ class Done:
     """Of each training iteration, and what hooks do after it."""
     states: list[dict[str, Any]] = field(default_factory=list)
     """Of the hooks under test."""
+    logged: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    """What hooks gave to `runner.log`, with the iteration."""
     told: list[str] = field(default_factory=list)
     """What the run had to say of its hooks at its end."""
     drawn: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -123,9 +125,16 @@ def run(
         done.points.append(point)
         call(point, **details)
 
-    runner.call_hooks = noted  # type: ignore[method-assign]
+    log = runner.log
+
+    def logged(values: Mapping[str, Any], **details: Any) -> None:
+        done.logged.append((runner.iter, dict(values)))
+        log(values, **details)
+
+    runner.call_hooks, runner.log = noted, logged  # type: ignore[method-assign]
     with follow.counted:
         done.result = getattr(runner, job)()
+    done.logged = [(at, {name: float(value) for name, value in entry.items()}) for at, entry in done.logged]
     built = [hook for hook in runner.hooks if type(hook).__name__ in {_name_of(spec) for spec in hooks}]
     done.states = [hook.state_dict() for hook in built]
     done.told = runner.hooks.never_called()

@@ -7,7 +7,7 @@ import pytest
 
 from stratrun import Accuracy
 from stratrun.errors import ConfigError
-from stratrun.hooks import EMAHook
+from stratrun.hooks import EMAHook, Hook
 from stratrun.loggers import CsvLogger
 from stratrun.precision import FullPrecision
 from stratrun.testing import (
@@ -120,3 +120,19 @@ def test_a_loop_that_is_none_and_a_job_that_is_none_are_refused() -> None:
         check_loop(wrong.Deaf.__name__.__class__)
     with pytest.raises(ConfigError, match="did you mean 'train'"):
         check_loop("EpochBasedTrainLoop", job="trian")
+
+
+class Restarting(Hook):
+    """Logs a count that it does not save."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def after_train_iter(self, runner: Any) -> None:
+        self.count += 1
+        runner.log({"count": self.count})
+
+
+def test_a_hook_that_logs_from_what_it_has_lost_is_caught_though_it_has_no_state() -> None:
+    with pytest.raises(CheckFailure, match="what it logs after a stop is not what it logs without one"):
+        check_hook(Restarting, only="resuming")
