@@ -103,9 +103,11 @@ def compare(variants: Sequence[Variant], bare: Variant, *, rounds: int, blocks: 
         turn = number % max(1, len(variants))
         for variant in [*variants[turn:], *variants[:turn]]:
             # Who goes first changes, as the second may find the caches warm.
-            pair = (variant, bare) if number % 2 else (bare, variant)
-            seconds = {id(one): run(one, blocks)[0] for one in pair}
-            found[variant.name].add(seconds[id(variant)], seconds[id(bare)])
+            if number % 2:
+                own, other = run(variant, blocks)[0], run(bare, blocks)[0]
+            else:
+                other, own = run(bare, blocks)[0], run(variant, blocks)[0]
+            found[variant.name].add(own, other)
     return found
 
 

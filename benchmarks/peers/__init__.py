@@ -3,6 +3,7 @@
 A module for each, with its variants; those of what is not installed are left out.
 """
 
+import warnings
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
@@ -35,4 +36,7 @@ def installed() -> dict[str, str]:
 def variants(job: str, modules: list[str] | None = None) -> list[Variant]:
     """All ways of doing a job, of all peers that are installed, or of these modules."""
     names = list(installed()) if modules is None else modules
-    return [one for name in names for one in import_module(f"peers.{name}").VARIANTS if one.job == job]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = [import_module(f"peers.{name}") for name in names]
+    return [variant for module in found for variant in module.VARIANTS if variant.job == job]

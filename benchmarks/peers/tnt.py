@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
-from torchtnt.framework.auto_unit import AutoUnit
+from torchtnt.framework.auto_unit import AutoUnit, TrainStepResults
 from torchtnt.framework.callbacks import TQDMProgressBar
 from torchtnt.framework.evaluate import evaluate as run_evaluation
 from torchtnt.framework.state import State
@@ -43,9 +43,9 @@ class Automatic(AutoUnit[Batch]):
     def configure_optimizers_and_lr_scheduler(self, module: nn.Module) -> tuple[torch.optim.Optimizer, None]:
         return torch.optim.SGD(module.parameters(), lr=LEARNING_RATE), None
 
-    def on_train_step_end(self, state: State, data: Batch, step: int, loss: Tensor, outputs: Any) -> None:
+    def on_train_step_end(self, state: State, data: Batch, step: int, results: TrainStepResults) -> None:
         if self.logger is not None and (step + 1) % LOG_EVERY == 0:
-            self.logger.log("loss", loss, step)
+            self.logger.log("loss", results.loss, step)
 
 
 class Evaluation(EvalUnit[Batch]):
