@@ -14,6 +14,7 @@ from stratrun.testing.rank_server import RankError
 from stratrun.testing.ranks import Ranks, RemoteTraceback
 from stratrun.testing.report import CheckFailure, Finding, Report
 from stratrun.testing.strategy import check_strategy
+from stratrun.testing.syncs import count_syncs
 
 __all__ = [
     "CheckFailure",
@@ -29,4 +30,5 @@ __all__ = [
     "check_metric",
     "check_precision",
     "check_strategy",
+    "count_syncs",
 ]
