@@ -52,6 +52,8 @@ class Wiring(NamedTuple):
     """Exchanges between those that have different samples."""
     saving: Collectives
     """A group of their own for saves, which go on beside all else."""
+    control: Collectives
+    """A group of their own for what ranks ask of each other while they compute."""
     device: torch.device
     pin_memory: bool
     owns_group: bool
@@ -99,6 +101,7 @@ def connect(
     collectives = Collectives(env, control_group(env, timeout), board)
     # One board for both, as an exchange of the one breaks off for a rank that was lost in the other, too.
     saving = Collectives(env, control_group(env, save_timeout), message_board(env, board), tells=True)
+    control = Collectives(env, control_group(env, timeout), board)
     data = DataRanks(collectives, strategy.ranks_per_batch) if strategy.ranks_per_batch > 1 else collectives
     precision.setup(device.type)
     engine = Engine(
@@ -110,7 +113,9 @@ def connect(
         state=state,
         clipping=clipping,
     )
-    return Wiring(engine, collectives, data, saving, device, accelerator.pin_memory, owns_group, reasons)
+    return Wiring(
+        engine, collectives, data, saving, control, device, accelerator.pin_memory, owns_group, reasons
+    )
 
 
 def _accelerator(spec: Any, reasons: list[str]) -> Accelerator:

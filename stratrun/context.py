@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -48,6 +48,29 @@ class Rescue(Protocol):
 
     def save(self, error: BaseException, *, keep_last: int | None, protect: Collection[int]) -> str | None:
         """Save what was noted last, if a resumed run can go on from it exactly; never raises."""
+        ...
+
+
+class Steering(Protocol):
+    """How the course of a run is changed, everywhere at the same iteration."""
+
+    flagged: bool
+    """Whether this process has been told to end, which the others may not know yet."""
+    broke_off: bool
+    """Whether the last pass over data was broken off, in whichever process."""
+    poll: Callable[[], bool] | None
+    """Asked after each batch of an evaluation whether to leave it; None where `flagged` says it all."""
+
+    @property
+    def seconds(self) -> float:
+        """Since the job began, the same number in all processes: what intervals by the clock go by."""
+        ...
+
+    def meet(self, *, broke_off: bool = False) -> bool:
+        """Agree on what was asked for so far. Every process calls it at the same point.
+
+        Returns whether any of them has broken off its pass over the data.
+        """
         ...
 
 
@@ -101,6 +124,16 @@ class RunContext(Protocol):
     def work_dir(self) -> str: ...
     @property
     def rescue(self) -> Rescue: ...
+    @property
+    def control(self) -> Steering: ...
+
+    def request(self, what: str, reason: str = "", *, agreed: bool = False) -> None:
+        """Ask to ``"stop"``, ``"save"`` or ``"validate"`` after an iteration; any one process may.
+
+        Args:
+            agreed: All processes ask for it at the same point: there is no need to tell each other.
+        """
+        ...
 
     def call_hooks(self, point: str, /, **details: Any) -> None:
         """Call `point` on every hook that has a method of that name; a loop may invent points."""

@@ -14,6 +14,8 @@ StratrunError
 `-- CheckpointError              a checkpoint could not be saved or loaded
     |-- CheckpointNotFoundError  there is none
     `-- CheckpointCorruptedError there are some, and every one of them is damaged
+
+Stopped, a SystemExit, is no error: a signal has ended the job, and ends the process next.
 """
 
 from collections.abc import Iterable
@@ -85,6 +87,21 @@ class CheckpointNotFoundError(CheckpointError):
 
 class CheckpointCorruptedError(CheckpointError):
     """There are checkpoints, and every one of them is damaged."""
+
+
+class Stopped(SystemExit):
+    """A signal has ended a job, which was left tidily. The exit code is 128 and the number of the signal.
+
+    Not an `Exception`, so that the process ends unless someone wants it to go on.
+    """
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(128 + signal)
+        self.message = message
+        self.signal = signal
+
+    def __str__(self) -> str:
+        return self.message
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

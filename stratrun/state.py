@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-_SAVED = ("epoch", "iter", "step", "samples", "skipped", "validated")
+_SAVED = ("epoch", "iter", "step", "samples", "skipped", "validated", "validate_due")
 
 
 @dataclass(slots=True)
@@ -23,15 +23,49 @@ class TrainState:
     """Updates dropped because the scaled gradients overflowed."""
     validated: int = 0
     """Epoch or iteration (the unit of the train loop) of the last validation within training."""
-    should_stop: bool = False
-    """Set by a hook to end training after the iteration in hand."""
+    stopping: bool = False
+    """Whether all ranks have agreed to end the job after the iteration in hand."""
+    stop_reason: str = ""
+    stop_signal: int = 0
+    """The signal that ends the job, and the process after it; 0 for none."""
+    urgent: bool = False
+    """Whether the end is asked for from outside, by a signal or the clock: nothing long is begun any more."""
+    save_due: bool = False
+    """Whether all ranks have agreed to save after the iteration in hand."""
+    validate_due: bool = False
+    """Whether they have agreed to validate after it."""
+    ask: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
+    """Brings a request to the other ranks; None where there are none."""
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether training ends after the iteration in hand. To set it is to ask for that.
+
+        In one process it is so at once, and may be taken back. Of several, any one may ask; it is so when
+        all have heard of it, on all after the same iteration.
+        """
+        return self.stopping
+
+    @should_stop.setter
+    def should_stop(self, stop: bool) -> None:
+        if self.ask is None:
+            # What has come from outside is not for a hook to take back.
+            self.stopping = bool(stop) or self.urgent
+        elif stop:
+            self.ask("stop")
+
+    def begin_job(self) -> None:
+        """Forget what ended the job before."""
+        self.stopping = self.urgent = self.save_due = False
+        self.stop_reason, self.stop_signal = "", 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name in _SAVED}
+        return {name: getattr(self, name) for name in _SAVED}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in _SAVED:
-            setattr(self, name, state[name])
+            # What earlier versions did not have is as it is in the beginning.
+            setattr(self, name, state.get(name, getattr(self, name)))
 
 
 @dataclass(slots=True)

@@ -66,6 +66,17 @@ class Collectives:
         self._exchange(lambda group: dist.all_reduce(total, group=group))
         return total
 
+    def begin_sum(self, tensor: Tensor) -> Callable[[], None]:
+        """Begin to replace a CPU tensor by its sum over ranks, which goes on beside whatever follows.
+
+        Returns what waits for the end. The tensor is to be left alone until then.
+        """
+        if self.world_size == 1:
+            return lambda: None
+        work: list[Any] = []
+        self._exchange(lambda group: work.append(dist.all_reduce(tensor, group=group, async_op=True)))
+        return lambda: self._exchange(lambda _: work.pop().wait())
+
     def gather(self, value: T) -> list[T]:
         """Every rank's value, by rank, on every rank."""
         if self.world_size == 1:

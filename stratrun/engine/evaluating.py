@@ -43,8 +43,15 @@ class Evaluating:
     def begin(self) -> None:
         """Bring the model into evaluation mode, the same on every rank."""
         self.settle()
+        self._before = host_rng_state(), self._accelerator.rng_state(self._device)
         self.placed.to_evaluation()
         self._strategy.sync_buffers(self.placed.bare)
+
+    def undo(self) -> None:
+        """Give back what was drawn at random since `begin`, as all of it will be done once more."""
+        host, on_device = self._before
+        set_host_rng_state(host)
+        self._accelerator.set_rng_state(self._device, on_device)
 
     def settle(self) -> None:
         """End a pass over evaluation data that may have been broken off. See `InStep.settle`."""

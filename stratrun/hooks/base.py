@@ -20,6 +20,7 @@ invents is called where the loop calls it::
 
 `test` and `predict` have the same points as `val`. `before_save_checkpoint` comes before each
 save, `after_load_checkpoint` between `before_run` and the loop, `on_exception` where any of it fails.
+An evaluation that is left because the job is asked to end has `on_break_off` in place of its `after_` points.
 """
 
 from typing import Any, ClassVar
@@ -57,6 +58,7 @@ POINTS: dict[str, tuple[str, ...]] = {
     "before_save_checkpoint": ("checkpoint",),
     "after_load_checkpoint": ("checkpoint",),
     "on_exception": ("exception",),
+    "on_break_off": (),
 }
 """Built-in points, with the details that each gives beside `runner`."""
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from stratrun.errors import ConfigError, nearest
 from stratrun.hooks.base import PRIORITIES, Hook
-from stratrun.hooks.minutes import AgreedClock
 from stratrun.hooks.ranking import Ranking, rules_of
 from stratrun.registry import HOOKS
 
@@ -29,7 +28,8 @@ class CheckpointHook(Hook):
         by_epoch: Whether `interval` counts epochs.
         minutes: Save after so many minutes of training too, wherever the last save was made.
         save_on: What else to save on, one event or several; None for none. ``"end"``: training is done.
-            ``"stop"``: it ends early, `runner.state.should_stop` having been set. ``"exception"``: it is
+            ``"stop"``: it ends early, as a hook has asked for it; asked for by a signal or a time limit, it
+            is saved in any case. ``"exception"``: it is
             broken off, by Ctrl-C too; saved is the last state that a resumed run can go on from exactly as
             if nothing had happened, or else it is said why there is none. Costs some tenths of a
             millisecond an iteration, and the memory of the model's buffers.
@@ -78,7 +78,9 @@ class CheckpointHook(Hook):
         self.keep_last = keep_last
         self.keep_every = keep_every
         self._top = Ranking(rules_of(save_best), keep_best)
-        self._clock = None if minutes is None else AgreedClock(60 * _checked_minutes(minutes))
+        self._pause = None if minutes is None else 60 * _checked_minutes(minutes)
+        # When the pause began, by the clock that all have alike.
+        self._since = 0.0
         self._saved_at = -1
         self._intervals = 0
         # Those of the interval checkpoints that stay for good.
@@ -100,13 +102,12 @@ class CheckpointHook(Hook):
 
     def before_train(self, runner: RunContext) -> None:
         self._due = False
-        if self._clock is not None:
-            self._clock.start(runner.iter)
+        if self._pause is not None:
+            self._since = runner.control.seconds
         self._note_whole(runner)
 
     def after_train_iter(self, runner: RunContext) -> None:
-        # The clock is asked in any case: all processes must take part.
-        over = self._clock is not None and self._clock.is_over(runner)
+        over = self._pause is not None and runner.control.seconds - self._since >= self._pause
         self._go_on(runner, over or (not self.by_epoch and self._divides(runner.iter)))
 
     def after_train_epoch(self, runner: RunContext) -> None:
@@ -123,7 +124,8 @@ class CheckpointHook(Hook):
             self._note_whole(runner)
 
     def after_train(self, runner: RunContext) -> None:
-        if self._saved_at != runner.iter and (self._due or self._saves_at_end(runner)):
+        due = self._due or runner.state.save_due or self._saves_at_end(runner)
+        if due and self._saved_at != runner.iter:
             self._save(runner)
 
     def on_exception(self, runner: RunContext, exception: BaseException) -> None:
@@ -153,6 +155,9 @@ class CheckpointHook(Hook):
             if self.keep_every and self._intervals % self.keep_every == 0:
                 self._kept.append(runner.iter)
             self._due = self._saved_at != runner.iter
+        if runner.state.save_due:
+            runner.state.save_due = False
+            self._due = self._saved_at != runner.iter
         if self._due and not self._is_left_to_the_end(runner):
             self._save(runner)
         self._note_whole(runner)
@@ -167,15 +172,15 @@ class CheckpointHook(Hook):
 
     def _saves_at_end(self, runner: RunContext) -> bool:
         stopped = runner.state.should_stop
-        if stopped and "stop" in self.save_on:
+        if stopped and (runner.state.urgent or "stop" in self.save_on):
             return True
         return "end" in self.save_on and (not stopped or _is_last(runner))
 
     def _save(self, runner: RunContext) -> None:
         # Before saving, as this is part of what is saved.
         self._saved_at, self._due = runner.iter, False
-        if self._clock is not None:
-            self._clock.start(runner.iter)
+        if self._pause is not None:
+            self._since = runner.control.seconds
         runner.save_checkpoint(keep_last=self.keep_last, protect=self._protected())
 
     def _protected(self) -> set[int]:

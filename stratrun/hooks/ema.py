@@ -90,6 +90,9 @@ class EMAHook(Hook):
     def on_exception(self) -> None:
         self._restore()
 
+    def on_break_off(self) -> None:
+        self._restore()
+
     def before_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the plain weights in place of averages that the model shows at the moment."""
         if not self._plain or self._model is None:

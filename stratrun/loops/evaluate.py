@@ -40,20 +40,33 @@ class EvaluationLoop(BaseLoop):
         metrics: dict[str, float] = {}
         for name in self.dataloaders:
             prefix = f"{name}/" if name else ""
-            metrics.update({f"{prefix}{key}": value for key, value in self.run_one(name).items()})
+            results = self.run_one(name)
+            if results is None:
+                runner.call_hooks("on_break_off")
+                return {}
+            metrics.update({f"{prefix}{key}": value for key, value in results.items()})
         runner.metrics = metrics
         runner.call_hooks(f"after_{job}_epoch", metrics=metrics)
         runner.call_hooks(f"after_{job}", metrics=metrics)
         return metrics
 
-    def run_one(self, name: str) -> dict[str, float]:
-        """Evaluate one of the data sets."""
+    def run_one(self, name: str) -> dict[str, float] | None:
+        """Evaluate one of the data sets; None if that was broken off, as the job is to end."""
+        control = self.runner.control
+        left = control.flagged or self.runner.state.urgent
         runner, feed, self.evaluator = self.runner, self.dataloaders[name], self.evaluators[name]
         before, after = f"before_{self.job}_iter", f"after_{self.job}_iter"
-        for idx, data_batch in enumerate(feed):
+        poll = control.poll
+        for idx, data_batch in enumerate(() if left else feed):
             runner.call_hooks(before, batch_idx=idx, data_batch=data_batch)
             outputs = self.run_iter(idx, data_batch)
             runner.call_hooks(after, batch_idx=idx, data_batch=data_batch, outputs=outputs)
+            if control.flagged or (poll is not None and poll()):
+                left = True
+                break
+        if control.meet(broke_off=left):
+            self.evaluator.reset()
+            return None
         results: dict[str, float] = self.evaluator.evaluate()
         return results
 

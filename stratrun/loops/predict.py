@@ -32,11 +32,18 @@ class PredictLoop(BaseLoop):
         runner.call_hooks("before_predict")
         runner.call_hooks("before_predict_epoch")
         items: list[tuple[int, Any]] = []
-        for idx, data_batch in enumerate(self.dataloader):
+        control, left = runner.control, runner.control.flagged or runner.state.urgent
+        for idx, data_batch in enumerate(() if left else self.dataloader):
             runner.call_hooks("before_predict_iter", batch_idx=idx, data_batch=data_batch)
             outputs = self.run_iter(idx, data_batch)
             runner.call_hooks("after_predict_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
             items += self._by_sample(idx, to_host(outputs))
+            if control.flagged or (control.poll is not None and control.poll()):
+                left = True
+                break
+        if control.meet(broke_off=left):
+            runner.call_hooks("on_break_off")
+            return []
         predictions = runner.engine.collect(items)
         runner.call_hooks("after_predict_epoch")
         runner.call_hooks("after_predict", predictions=predictions)

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from stratrun.errors import ConfigError
@@ -67,3 +68,17 @@ def positive(name: str, value: int) -> None:
     """Raises ConfigError unless `value` is a whole number above 0."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ConfigError(f"{name}={value!r} must be a whole number above 0")
+
+
+def seconds_of(name: str, minutes: Any) -> float | None:
+    """An interval in seconds that was given in minutes; None for None.
+
+    Raises:
+        ConfigError: it is no number above 0.
+    """
+    if minutes is None:
+        return None
+    number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
+    if not number or not isfinite(minutes) or minutes <= 0:
+        raise ConfigError(f"{name}={minutes!r} must be a number above 0; {name}=None turns it off")
+    return 60.0 * float(minutes)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stratrun.loops.base import BaseLoop
-from stratrun.loops.schedule import ValSchedule, positive, window
+from stratrun.loops.schedule import ValSchedule, positive, seconds_of, window
 from stratrun.registry import LOOPS
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class TrainLoop(BaseLoop):
         val_begin: First epoch (or iteration) after which to validate.
         val_interval: Epochs (or iterations) between validations; one is always made at the end.
         dynamic_intervals: Pairs of (epoch or iteration, `val_interval` from there on).
+        val_minutes: Validate after so many minutes of training too, wherever the last validation was.
     """
 
     job = "train"
@@ -39,8 +40,11 @@ class TrainLoop(BaseLoop):
         val_begin: int = 1,
         val_interval: int = 1,
         dynamic_intervals: Sequence[tuple[int, int]] | None = None,
+        val_minutes: float | None = None,
     ) -> None:
         positive("accumulate", accumulate)
+        self._pause = seconds_of("val_minutes", val_minutes)
+        self._validated_at = 0.0
         self.accumulate = accumulate
         self.val_schedule = ValSchedule(val_begin, val_interval, dynamic_intervals, self.unit)
         self.runner = runner
@@ -54,6 +58,7 @@ class TrainLoop(BaseLoop):
                 positive(name, options[name])
         begin, interval = options.get("val_begin", 1), options.get("val_interval", 1)
         ValSchedule(begin, interval, options.get("dynamic_intervals"), cls.unit)
+        seconds_of("val_minutes", options.get("val_minutes"))
 
     def run_epoch(self) -> None:
         """Train on the rest of the present epoch, or until `iter_done` ends it."""
@@ -72,6 +77,7 @@ class TrainLoop(BaseLoop):
         runner.state.epoch += 1
         feed.set_epoch(runner.epoch)
         runner.call_hooks("after_train_epoch")
+        runner.control.meet()
 
     def run_iter(self, idx: int, data_batch: Any) -> Any:
         if self.accumulate == 1:
@@ -81,7 +87,10 @@ class TrainLoop(BaseLoop):
 
     def iter_done(self) -> bool:
         """What comes after each iteration. Returns whether the epoch is to be left."""
-        return self.runner.state.should_stop
+        state = self.runner.state
+        if state.validate_due or self._pause is not None:
+            self._validate_if_asked(state.validated)
+        return state.stopping
 
     def end_of_data(self, idx: int) -> int | None:
         """How many batches this epoch will have had when it ends; None when that is not known."""
@@ -90,11 +99,41 @@ class TrainLoop(BaseLoop):
     def validate_if_due(self, count: int, *, last: bool) -> None:
         """Validate, unless that was done for this count before the run was broken off."""
         runner = self.runner
-        if not runner.has_validation or count <= runner.state.validated:
+        if not runner.has_validation:
             return
-        if self.val_schedule.due(count, last=last):
-            runner.state.validated = count
-            runner.validate()
+        if count > runner.state.validated and self.val_schedule.due(count, last=last):
+            self._validate(count, asked=False)
+        elif runner.state.validate_due or self._pause is not None:
+            self._validate_if_asked(count)
+
+    def _validate_if_asked(self, count: int) -> None:
+        runner, pause = self.runner, self._pause
+        over = pause is not None and runner.control.seconds - self._validated_at >= pause
+        if runner.has_validation and (over or runner.state.validate_due):
+            self._validate(count, asked=True)
+
+    def _validate(self, count: int, *, asked: bool) -> None:
+        """Validate, be it for this count or because it was asked for; not any more when the job is to end.
+
+        What is left out or broken off then is due again when the run goes on.
+        """
+        runner, state = self.runner, self.runner.state
+        before, state.validate_due = state.validated, state.validate_due or asked
+        if state.urgent:
+            return
+        due, state.validate_due = state.validate_due, False
+        state.validated = count
+        runner.validate()
+        if runner.control.broke_off:
+            state.validated, state.validate_due = before, due
+        self._validated_at = runner.control.seconds
+        runner.control.meet()
+
+    def _end(self) -> None:
+        """What comes after the last iteration."""
+        # First, as what was asked for last may be to save.
+        self.runner.control.meet()
+        self.runner.call_hooks("after_train")
 
 
 @LOOPS.register_module()
@@ -111,6 +150,7 @@ class EpochBasedTrainLoop(TrainLoop):
         val_begin: int = 1,
         val_interval: int = 1,
         dynamic_intervals: Sequence[tuple[int, int]] | None = None,
+        val_minutes: float | None = None,
     ) -> None:
         positive("max_epochs", max_epochs)
         self.max_epochs = max_epochs
@@ -121,6 +161,7 @@ class EpochBasedTrainLoop(TrainLoop):
             val_begin=val_begin,
             val_interval=val_interval,
             dynamic_intervals=dynamic_intervals,
+            val_minutes=val_minutes,
         )
         self._count_iters()
 
@@ -129,12 +170,13 @@ class EpochBasedTrainLoop(TrainLoop):
         assert max_epochs is not None
         self._count_iters()
         runner.call_hooks("before_train")
+        self._validated_at = runner.control.seconds
         # A run that was broken off between an epoch and its validation goes on with that.
         self.validate_if_due(runner.epoch, last=runner.epoch == max_epochs)
-        while runner.epoch < max_epochs and not runner.state.should_stop:
+        while runner.epoch < max_epochs and not runner.state.stopping:
             self.run_epoch()
             self.validate_if_due(runner.epoch, last=runner.epoch == max_epochs)
-        runner.call_hooks("after_train")
+        self._end()
 
     def _count_iters(self) -> None:
         """How many iterations it will be: those done, be it in batches of another size, and those left."""
@@ -167,6 +209,7 @@ class IterBasedTrainLoop(TrainLoop):
         val_begin: int = 1,
         val_interval: int = 1000,
         dynamic_intervals: Sequence[tuple[int, int]] | None = None,
+        val_minutes: float | None = None,
     ) -> None:
         positive("max_iters", max_iters)
         self.max_iters = max_iters
@@ -177,15 +220,17 @@ class IterBasedTrainLoop(TrainLoop):
             val_begin=val_begin,
             val_interval=val_interval,
             dynamic_intervals=dynamic_intervals,
+            val_minutes=val_minutes,
         )
 
     def run(self) -> None:
         self.runner.call_hooks("before_train")
+        self._validated_at = self.runner.control.seconds
         # A run that was broken off between an iteration and its validation goes on with that.
         if not self.iter_done():
             while not self._over():
                 self.run_epoch()
-        self.runner.call_hooks("after_train")
+        self._end()
 
     def iter_done(self) -> bool:
         self.validate_if_due(self.runner.iter, last=self.runner.iter == self.max_iters)
@@ -202,4 +247,4 @@ class IterBasedTrainLoop(TrainLoop):
 
     def _over(self) -> bool:
         assert self.max_iters is not None
-        return self.runner.iter >= self.max_iters or self.runner.state.should_stop
+        return self.runner.iter >= self.max_iters or self.runner.state.stopping

@@ -10,6 +10,7 @@ from torch import nn
 from stratrun.blocks import BlockTransforms
 from stratrun.checkpoint.parts import LoadFrom
 from stratrun.checkpoint.selection import BEST, LAST
+from stratrun.control import parse_control
 from stratrun.data import check_data
 from stratrun.engine import Clipping
 from stratrun.errors import ConfigError, MissingArgumentError, nearest
@@ -51,6 +52,7 @@ def check(form: Form, job: Job) -> None:
             "env_cfg: cudnn_benchmark=True picks algorithms by their speed, which deterministic=True in "
             "randomness rules out; leave one of them out"
         )
+    parse_control(form.control_cfg, form.resume)
     check_loggers(form.loggers)
     check_work_dir(form.work_dir)
     check_origin(form)

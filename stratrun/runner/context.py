@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stratrun.checkpoint import Checkpointer
 from stratrun.checkpoint.parts import LoadReport
+from stratrun.control import Control
 from stratrun.data import Feed, build_feed
 from stratrun.engine import Engine
 from stratrun.evaluation import Evaluator
@@ -39,6 +40,8 @@ class RunnerContext:
 
     def __init__(self, form: Form) -> None:
         self.state = TrainState()
+        self.control = Control(self.state)
+        self.request = self.control.request
         self.metrics: dict[str, float] = {}
         self.last_checkpoint: str | None = None
         self.has_weights = False
@@ -168,13 +171,7 @@ class RunnerContext:
     def validate(self) -> dict[str, float]:
         """Run the validation loop now, within a job, and return its metrics."""
         require(self._form, "val", within=self._job)
-        loop = self._loop("val")
-        self.engine.start_evaluation()
-        # A hook may ask for it between a batch and what is still to be done with that.
-        with self.engine.batch.kept():
-            loop.run()
-        if self.training:
-            self.engine.start_training()
+        parts.validate(self, self._loop("val"))
         return self.metrics
 
     def log(self, values: Mapping[str, Tensor | float], *, kind: str = "train") -> None:
@@ -220,7 +217,7 @@ class RunnerContext:
     @property
     def _started(self) -> start.Started:
         if self._parts is None:
-            self._parts = start.start(self._form, self.state, self.setup_env)
+            self._parts = start.start(self._form, self.state, self.control, self.setup_env)
         return self._parts
 
     def _loop(self, job: Job) -> BaseLoop:

@@ -53,6 +53,7 @@ class Form:
     randomness: Mapping[str, Any] | None
     env_cfg: Mapping[str, Any] | None
     checkpoint_cfg: Mapping[str, Any] | None
+    control_cfg: Mapping[str, Any] | None
     cfg: Mapping[str, Any] | None
 
     def of(self, job: str, part: str) -> Any:

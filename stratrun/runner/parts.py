@@ -106,6 +106,18 @@ def build_loop(runner: Any, form: Form, job: str) -> BaseLoop:
     return loop
 
 
+def validate(runner: Any, loop: BaseLoop) -> None:
+    """Run a validation within a job."""
+    runner.engine.start_evaluation()
+    # A hook may ask for it between a batch and what is still to be done with that.
+    with runner.engine.batch.kept():
+        loop.run()
+    if runner.control.broke_off:
+        runner.engine.evaluating.undo()
+    if runner.training:
+        runner.engine.start_training()
+
+
 def split_priority(spec: Any, where: str) -> tuple[Any, int | None]:
     if not isinstance(spec, Mapping) or "priority" not in spec:
         return spec, None

@@ -15,7 +15,7 @@ from stratrun.errors import StratrunError
 from stratrun.hooks import CheckpointHook
 from stratrun.loops import BaseLoop
 from stratrun.registry import RUNNERS
-from stratrun.runner import checks, parts, resume, saving, start, summary
+from stratrun.runner import checks, parts, resume, saving, start, stopping, summary
 from stratrun.runner.arguments import of_config
 from stratrun.runner.context import RunnerContext
 from stratrun.runner.form import DEFAULT_LOGGERS, Form, Job, require
@@ -53,6 +53,7 @@ class Runner(RunnerContext):
         randomness: ``dict(seed=, deterministic=)``.
         env_cfg: ``dict(cudnn_benchmark=, tf32=, num_threads=, mp_start_method=, backend=, timeout=)``.
         checkpoint_cfg: ``dict(asynchronous=, deadline=, storage_options=)``; see `stratrun.runner.saving`.
+        control_cfg: ``dict(signals=, time_limit=, requeue=)``; see `stratrun.control.settings`.
         cfg: The config that the arguments came from; kept beside the logs.
     """
 
@@ -89,6 +90,7 @@ class Runner(RunnerContext):
         randomness: Mapping[str, Any] | None = None,
         env_cfg: Mapping[str, Any] | None = None,
         checkpoint_cfg: Mapping[str, Any] | None = None,
+        control_cfg: Mapping[str, Any] | None = None,
         cfg: Mapping[str, Any] | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in _FIELDS}
@@ -117,8 +119,7 @@ class Runner(RunnerContext):
 
     def train(self) -> dict[str, float]:
         """Train, and validate as `train_cfg` says. Returns the metrics of the last validation."""
-        loop = self._prepare("train")
-        with self._running("train"):
+        with self._doing("train") as loop:
             loop.run()
         return self.metrics
 
@@ -132,8 +133,7 @@ class Runner(RunnerContext):
 
     def predict(self) -> list[Any]:
         """What the model predicts for each sample, in the order of the data set, on every rank."""
-        loop = self._prepare("predict")
-        with self._running("predict"):
+        with self._doing("predict") as loop:
             predictions: list[Any] = loop.run()
         return predictions
 
@@ -187,8 +187,7 @@ class Runner(RunnerContext):
         self._placed = True
 
     def _evaluate(self, job: Job) -> dict[str, float]:
-        loop = self._prepare(job)
-        with self._running(job):
+        with self._doing(job) as loop:
             loop.run()
         return self.metrics
 
@@ -207,9 +206,19 @@ class Runner(RunnerContext):
             error.add_note(f"nor could the save under way be completed: {second}")
 
     @contextmanager
+    def _doing(self, job: Job) -> Iterator[BaseLoop]:
+        """Make a job ready and do it, and end the process after it if a signal has asked for that."""
+        with stopping.caught(self, self._form, job) as why_not:
+            loop = self._prepare(job)
+            if why_not and why_not not in self.reasons:
+                self.reasons.append(why_not)
+            with self._running(job):
+                yield loop
+        stopping.leave(self, self._form, job, self.close)
+
+    @contextmanager
     def _running(self, job: Job) -> Iterator[None]:
         self._job = job
-        self.state.should_stop = False
         start.open_loggers(self._started, self._form)
         try:
             self.call_hooks("before_run")
@@ -219,10 +228,12 @@ class Runner(RunnerContext):
                 self.engine.start_training()
             else:
                 self.engine.start_evaluation()
+            self.control.start()
             yield
             self.checkpointer.wait()
             self.call_hooks("after_run")
             self.checkpointer.wait()  # once more, as that may have saved
+            self.control.meet()  # what came since is for all to know, too
             for text in self.hooks.never_called():
                 warnings.warn(text, stacklevel=2)
             self.loggers.say(summary.at_end(self, job, self._form, self.compilations))

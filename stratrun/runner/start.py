@@ -15,6 +15,7 @@ import torch
 from stratrun.checkpoint import Checkpointer
 from stratrun.checkpoint.division import Division
 from stratrun.connector import Wiring, choose, connect
+from stratrun.control import Control, parse_control
 from stratrun.data import Feed
 from stratrun.distributed import Collectives, DataRanks, ProcessEnv, leave
 from stratrun.engine import Clipping, Engine
@@ -40,6 +41,8 @@ class Started:
 
     engine: Engine
     ranks: Collectives
+    control: Collectives
+    """Exchanges of the `Control` of the run alone."""
     data: Collectives | DataRanks
     """Exchanges between those ranks that have different samples."""
     records: RecordBuffer
@@ -68,11 +71,12 @@ class Started:
             if self.owns_group:
                 after.callback(leave)
             after.callback(self.ranks.close)
+            after.callback(self.control.close)
             after.callback(self.checkpointer.close)
             after.callback(self.loggers.close)
 
 
-def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Started:
+def start(form: Form, state: TrainState, control: Control, setup_env: Callable[[], None]) -> Started:
     """Connect the process and seed it. Whatever can be refused is refused before that."""
     env = ProcessEnv.from_environ(os.environ)
     choice = choose(strategy=form.strategy, accelerator=form.accelerator, precision=form.precision, env=env)
@@ -93,9 +97,14 @@ def start(form: Form, state: TrainState, setup_env: Callable[[], None]) -> Start
     seed_everything(derive_seed(seed, "rank", data.rank) if data.rank else seed)
     checkpointer = _checkpointer(work_dir, run_id, wiring, choice.strategy, saving)
     wiring.engine.watches.append(checkpointer.raise_if_failed)
+    # Where a forward pass is an exchange, or ranks share batches, all have to make the same ones.
+    apart = not choice.strategy.collective_forward and choice.strategy.ranks_per_batch == 1
+    settle, limits = wiring.engine.evaluating.settle, parse_control(form.control_cfg)
+    wiring.engine.watches.extend(control.connect(wiring.control, limits, settle=settle, apart=apart))
     return Started(
         engine=wiring.engine,
         ranks=ranks,
+        control=wiring.control,
         data=data,
         records=RecordBuffer(data),
         loggers=LoggerGroup(),

@@ -25,7 +25,7 @@ def at_start(runner: RunnerContext, job: str, origin: str) -> str:
 
 def at_end(runner: RunnerContext, job: str, form: Form, compiled: Compilations | None = None) -> str:
     """Results, where the files are, and what to do next."""
-    lines = [f"stratrun: {job} done"]
+    lines = [f"stratrun: {job} {_how(runner)}"]
     if job == "train":
         lines[0] += f" after {runner.epoch} epochs, {runner.iter} iterations, {runner.step} updates"
         if runner.state.skipped:
@@ -42,6 +42,11 @@ def at_end(runner: RunnerContext, job: str, form: Form, compiled: Compilations |
         lines += [f"  best {what}: {checkpoint}" for what, checkpoint in best.items()]
         lines.append(f"  next: {_next(runner, form, next(iter(best.values()), runner.last_checkpoint))}")
     return "\n".join(lines)
+
+
+def _how(runner: RunnerContext) -> str:
+    reason = runner.state.stop_reason
+    return f"stopped ({reason})" if runner.state.stopping and reason else "done"
 
 
 def _best(runner: RunnerContext, last: str) -> dict[str, str]:

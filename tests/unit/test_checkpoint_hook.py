@@ -193,7 +193,7 @@ def test_only_interval_checkpoints_are_counted():
 def test_a_run_that_is_done_and_one_that_is_stopped_early_are_saved_where_asked(
     save_on, when_done, when_stopped
 ):
-    for state, saved_at in ((TrainState(), when_done), (TrainState(should_stop=True), when_stopped)):
+    for state, saved_at in ((TrainState(), when_done), (TrainState(stopping=True), when_stopped)):
         run = train(
             CheckpointHook(None, save_on=save_on), epochs=2, max_epochs=2 + state.should_stop, state=state
         )
@@ -201,7 +201,7 @@ def test_a_run_that_is_done_and_one_that_is_stopped_early_are_saved_where_asked(
 
 
 def test_a_stop_at_the_very_last_iteration_is_an_end():
-    stopped = TrainState(should_stop=True)
+    stopped = TrainState(stopping=True)
     assert train(CheckpointHook(None, save_on="end"), epochs=2, max_epochs=2, state=stopped).saved_at == [6]
 
 

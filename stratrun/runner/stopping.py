@@ -1,0 +1,65 @@
+"""The end of a job that was asked for from outside, and of the process after it."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from signal import SIGINT, Signals
+
+from stratrun.control import parse_control
+from stratrun.control.requeue import requeue
+from stratrun.errors import Stopped
+from stratrun.hooks import CheckpointHook
+from stratrun.runner.context import RunnerContext
+from stratrun.runner.form import Form, Job
+
+
+@contextmanager
+def caught(runner: RunnerContext, form: Form, job: Job) -> Iterator[str]:
+    """Take signals for as long as the job is made ready and done. Gives why not, if that cannot be."""
+    settings = parse_control(form.control_cfg)
+    runner.control.lacks = {}
+    if job != "train":
+        runner.control.lacks = dict.fromkeys(("save", "validate"), f"the job is {job}, which is not training")
+    elif not any(isinstance(hook, CheckpointHook) for hook in runner.hooks):
+        runner.control.lacks["save"] = "there is no CheckpointHook, which saves; leave it among the hooks"
+    if job == "train" and not form.validates:
+        runner.control.lacks["validate"] = "there is no val_dataloader to validate on; give one"
+    with runner.control.job(job, settings, launched="RANK" in os.environ) as why_not:
+        yield why_not
+
+
+def leave(runner: RunnerContext, form: Form, job: Job, close: Callable[[], None]) -> None:
+    """After a job that was stopped from outside: have it start again if that is wished, and end the process.
+
+    Raises:
+        Stopped: a signal has ended the job, and the run is closed. KeyboardInterrupt in its place
+            for Ctrl-C at a prompt, where the run stays open.
+    """
+    state = runner.state
+    if not state.urgent:
+        return
+    again = job == "train" and state.stop_signal != SIGINT and not _is_done(runner)
+    if again and runner.rank == 0 and parse_control(form.control_cfg).requeue:
+        runner.loggers.say(f"stratrun: {requeue()}")
+    if not state.stop_signal:
+        return
+    message = f"{job} stopped by {Signals(state.stop_signal).name}"
+    if job == "train" and runner.last_checkpoint:
+        message += f" after {runner.iter} iterations; resume=True goes on from {runner.last_checkpoint}"
+    if state.stop_signal == SIGINT and _is_interactive():
+        raise KeyboardInterrupt(message)
+    close()
+    raise Stopped(message, state.stop_signal)
+
+
+def _is_done(runner: RunnerContext) -> bool:
+    """Whether there is nothing left to train."""
+    ends = ((runner.epoch, runner.max_epochs), (runner.iter, runner.max_iters))
+    return any(most is not None and done >= most for done, most in ends)
+
+
+def _is_interactive() -> bool:
+    """Whether somebody at a prompt goes on with the process: the interpreter's, or that of a notebook."""
+    notebook = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(sys, "ps1") or notebook is not None
