@@ -12,11 +12,12 @@ from stratrun.distributed import (
     DataRanks,
     ProcessEnv,
     control_group,
+    gradient_group,
     join,
     message_board,
     torchrun_command,
 )
-from stratrun.engine import Clipping, Engine
+from stratrun.engine import Clipping, Engine, Guard, NonFinite
 from stratrun.errors import ConfigError, IncompatibleError, UnknownNameError
 from stratrun.precision.base import Precision
 from stratrun.registry import ACCELERATORS, PRECISIONS, STRATEGIES, Registry
@@ -85,6 +86,7 @@ def connect(
     env: ProcessEnv,
     state: TrainState,
     clipping: Clipping | None = None,
+    non_finite: NonFinite | None = None,
     backend: str | None = None,
     timeouts: tuple[timedelta, timedelta] = (timedelta(minutes=10), timedelta(minutes=10)),
 ) -> Wiring:
@@ -104,6 +106,12 @@ def connect(
     control = Collectives(env, control_group(env, timeout), board)
     data = DataRanks(collectives, strategy.ranks_per_batch) if strategy.ranks_per_batch > 1 else collectives
     precision.setup(device.type)
+    guard = None
+    if non_finite is not None and non_finite.policy != "ignore":
+        # One norm of all gradients tells of them all.
+        apart = strategy.shares_gradients and not (clipping and clipping.value is None)
+        side = Collectives(env, gradient_group(env, timeout), board) if apart and env.world_size > 1 else None
+        guard = Guard(non_finite, precision=precision, state=state, ranks=collectives, side=side)
     engine = Engine(
         accelerator=accelerator,
         strategy=strategy,
@@ -112,6 +120,7 @@ def connect(
         device=device,
         state=state,
         clipping=clipping,
+        guard=guard,
     )
     return Wiring(
         engine, collectives, data, saving, control, device, accelerator.pin_memory, owns_group, reasons

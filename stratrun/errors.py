@@ -7,6 +7,7 @@ StratrunError
 |-- IncompatibleError            each choice is fine, the combination is not
 |-- MissingDependencyError       an optional package is not installed (also an ImportError)
 |-- ModelError                   the model, its loss or a batch breaks the contract of a step
+|-- NonFiniteError               a loss or gradients are infinite or no number (also an ArithmeticError)
 |-- DataError                    a data set or loader cannot serve what is asked of it
 |-- PeerError                    another rank is gone, or did not come to an exchange in time
 |-- MetricError                  a metric cannot be computed, or two give the same name
@@ -48,6 +49,10 @@ class MissingDependencyError(StratrunError, ImportError):
 
 class ModelError(StratrunError):
     """The model, its loss or a batch breaks the contract of a step."""
+
+
+class NonFiniteError(StratrunError, ArithmeticError):
+    """A loss or gradients are infinite or no number, and the update that they are of was not made."""
 
 
 class DataError(StratrunError):

@@ -48,8 +48,8 @@ EXPORTS = [
     *("CheckpointError", "CheckpointNotFoundError", "Config", "ConfigError", "DataError"),
     *("EpochBasedTrainLoop", "Evaluator", "Hook", "IncompatibleError", "IterBasedTrainLoop", "Logger"),
     *("MeanMetric", "Metric", "MetricError", "MissingArgumentError", "MissingDependencyError", "ModelError"),
-    *("Precision", "PredictLoop", "Registry", "RunContext", "Runner", "StorageError", "Strategy"),
-    *("StratrunError", "TestLoop", "TrainState", "UnknownNameError", "ValLoop"),
+    *("NonFiniteError", "Precision", "PredictLoop", "Registry", "RunContext", "Runner", "StorageError"),
+    *("Strategy", "StratrunError", "TestLoop", "TrainState", "UnknownNameError", "ValLoop"),
 ]
 
 

@@ -1,7 +1,14 @@
 from stratrun.distributed.collectives import Collectives
 from stratrun.distributed.data_ranks import DataRanks
 from stratrun.distributed.env import ProcessEnv, program_command, torchrun_command
-from stratrun.distributed.process_group import check_backend, control_group, join, leave, message_board
+from stratrun.distributed.process_group import (
+    check_backend,
+    control_group,
+    gradient_group,
+    join,
+    leave,
+    message_board,
+)
 
 __all__ = [
     "Collectives",
@@ -9,6 +16,7 @@ __all__ = [
     "ProcessEnv",
     "check_backend",
     "control_group",
+    "gradient_group",
     "join",
     "leave",
     "message_board",

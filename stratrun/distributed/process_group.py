@@ -89,6 +89,14 @@ def control_group(env: ProcessEnv, timeout: timedelta) -> Group | None:
     return group
 
 
+def gradient_group(env: ProcessEnv, timeout: timedelta) -> Group | None:
+    """A group for tensors where gradients are, beside the default group; none for a lone process."""
+    if env.world_size == 1:
+        return None
+    group: Group = dist.new_group(timeout=timeout)
+    return group
+
+
 def message_board(env: ProcessEnv, beside: Any = None) -> Store | None:
     """A part of the store of the default group for messages; none for a lone process.
 

@@ -14,6 +14,7 @@ from stratrun.engine import building
 from stratrun.engine.clipping import Clipping
 from stratrun.engine.contract import detached
 from stratrun.engine.evaluating import Evaluating
+from stratrun.engine.finite import Guard
 from stratrun.engine.placed import Placed
 from stratrun.engine.saved import Exchange, Saved
 from stratrun.engine.updates import Updates
@@ -43,6 +44,7 @@ class Engine:
         device: torch.device,
         state: TrainState,
         clipping: Clipping | None = None,
+        guard: Guard | None = None,
     ) -> None:
         self.model: nn.Module
         self.batch = BatchInfo()
@@ -56,7 +58,10 @@ class Engine:
         self._precision = precision
         self._data = data
         self._device = device
-        self._updates = Updates(strategy, precision, clipping, state)
+        self.guard = guard
+        if guard is not None:
+            guard.batch = self.batch
+        self._updates = Updates(strategy, precision, clipping, state, guard)
         self.evaluating = Evaluating(
             strategy, precision, data, accelerator, device, batch=self.batch, move=self.move
         )
@@ -76,27 +81,17 @@ class Engine:
             build: Builds it; `loss`, called next, its loss.
             transforms: Called on the model first; they may change how parts of it are computed.
         """
-        self._placed = building.placed(
-            build,
-            loss,
-            transforms,
-            strategy=self._strategy,
-            precision=self._precision,
-            accelerator=self._accelerator,
-            device=self._device,
-            data=self._data,
-        )
+        parts: dict[str, Any] = {
+            "strategy": self._strategy,
+            "precision": self._precision,
+            "accelerator": self._accelerator,
+            "device": self._device,
+            "data": self._data,
+        }
+        self._placed = building.placed(build, loss, transforms, **parts)
         self.model = self._placed.model
         self.evaluating.placed = self._placed
-        self.saved = Saved(
-            self._placed,
-            self._updates,
-            strategy=self._strategy,
-            precision=self._precision,
-            accelerator=self._accelerator,
-            device=self._device,
-            data=self._data,
-        )
+        self.saved = Saved(self._placed, self._updates, **parts)
 
     def prepare_training(self, build: Callable[[nn.Module], dict[str, Optimizer]], several: bool) -> None:
         """Make the model ready for training, then `build` the optimizers (or `several`) from that."""

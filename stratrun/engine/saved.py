@@ -44,10 +44,15 @@ class Saved:
 
     def shared_state(self) -> dict[str, Any]:
         """State that is the same on every process, under logical names; tensors may be spread over them."""
+        self._updates.settle()
         if self.keeps_gradients:
             self._strategy.reduce_gradients(list(self._placed.named.parameters()))
+        return {**self.learnt_state(), **self.shared_gradients()}
+
+    def learnt_state(self) -> dict[str, Any]:
+        """That state without gradients: what updates have made."""
         state = logical.state_dict(self._placed.named, self._updates.optimizers)
-        return {**state, "precision": self._precision.state_dict(), **self.shared_gradients()}
+        return {**state, "precision": self._precision.state_dict()}
 
     @property
     def keeps_gradients(self) -> bool:

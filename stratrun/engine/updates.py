@@ -8,6 +8,7 @@ from torch import OutOfMemoryError, Tensor, nn
 from torch.optim import Optimizer
 
 from stratrun.engine.clipping import Clipping
+from stratrun.engine.finite import Guard
 from stratrun.engine.window import Window, clamp, multiply
 from stratrun.errors import ConfigError, nearest
 from stratrun.precision.base import Precision
@@ -20,13 +21,26 @@ class Updates:
     """What happens to gradients. The engine decides when."""
 
     def __init__(
-        self, strategy: Strategy, precision: Precision, clipping: Clipping | None, state: TrainState
+        self,
+        strategy: Strategy,
+        precision: Precision,
+        clipping: Clipping | None,
+        state: TrainState,
+        guard: Guard | None = None,
     ) -> None:
+        """
+        Args:
+            guard: Decides on each update; None where whatever comes is taken.
+        """
         self._optimizers: dict[str, Optimizer] = {}
+        self._all: list[Optimizer] = []
         self._strategy = strategy
         self._precision = precision
         self._clipping = clipping
         self._state = state
+        self._guard = guard
+        # Where gradients are scaled, infinite ones are in order, and the precision's to see to.
+        self._looks = guard is not None and not guard.owns_overflow
         self._window = Window()
         self._stepped = False
         # Whether gradients may be at hand that belong to no window, and wait for an update all the same.
@@ -44,24 +58,34 @@ class Updates:
         """
         for name, optimizer in optimizers.items():
             _take_one_by_one_if_mixed(name, optimizer)
-        self._optimizers = optimizers
+        self._optimizers, self._all = optimizers, list(optimizers.values())
+        if self._guard is not None:
+            self._guard.prepare(optimizers)
 
     def backward(self, outputs: dict[str, Any], divisor: int, scale: float) -> None:
         """Add a micro-batch to the window, and its gradients to those of the window."""
         grown = self._window.grown(divisor)
         if grown != 1.0:
             multiply(_gradients(self._parameters()), grown)
-        self._precision.backward(self._window.add(outputs, divisor, scale))
+        loss = self._window.add(outputs, divisor, scale)
+        if self._guard is None:
+            self._precision.backward(loss)
+        else:
+            self._guard.backward(loss, outputs["loss"])
 
     def backward_alone(self, loss: Tensor, scale: float) -> None:
         """Add the gradients of a loss that belongs to no window."""
         self._waiting = True
-        self._precision.backward(loss if scale == 1.0 else loss * scale)
+        scaled = loss if scale == 1.0 else loss * scale
+        if self._guard is None:
+            self._precision.backward(scaled)
+        else:
+            self._guard.backward(scaled, loss)
 
     def update(self, loss: Tensor, scale: float, optimizer: str | None) -> Tensor | None:
         """One update for one loss. Gradients that it leaves on others' parameters wait for nothing."""
         for one in self.chosen(optimizer):
-            one.zero_grad(set_to_none=True)
+            _forget(one, _parameters(one))
         waiting = self._waiting
         self.backward_alone(loss, scale)
         self._waiting = waiting
@@ -73,12 +97,23 @@ class Updates:
         Returns:
             The norm before clipping, where gradients are clipped by norm; that of the last optimizer
             whose update was not skipped.
+
+        Raises:
+            NonFiniteError: before anything is updated.
         """
-        norm = None
-        for one in self.chosen(optimizer):
-            found = self._step_one(one, self._window.weight)
-            norm = norm if found is None else found
-        self._window.clear()
+        chosen = self._all if optimizer is None and self._all else self.chosen(optimizer)
+        held = [_parameters(one) for one in chosen]
+        norm, weight = None, self._window.weight
+        norms = [self._clipped(one, parameters, weight) for one, parameters in zip(chosen, held, strict=True)]
+        allowed = not self._looks or self._guard.permits()  # type: ignore[union-attr]
+        if allowed:
+            norm = self._step_each(chosen, norms)
+        else:
+            self._state.skipped += 1
+        for one, parameters in zip(chosen, held, strict=True):
+            _forget(one, parameters)
+        if self._window.batches:
+            self._window.clear()
         self._waiting = self._waiting and optimizer is not None
         return norm
 
@@ -91,6 +126,11 @@ class Updates:
         multiply(_gradients(parameters), self._window.short_by())
         self.step()
         self.count()
+
+    def settle(self) -> None:
+        """Hear of all updates that were made. See `Guard.settle`."""
+        if self._guard is not None:
+            self._guard.settle()
 
     def count(self) -> None:
         """Count an update, if there was one since the last call, be it by several optimizers."""
@@ -140,22 +180,35 @@ class Updates:
     def _parameters(self) -> list[Tensor]:
         return [p for one in self.optimizers.values() for p in _parameters(one)]
 
-    def _step_one(self, optimizer: Optimizer, weight: Tensor | None) -> Tensor | None:
-        norm = None
-        if weight is not None or self._clipping is not None:
+    def _clipped(
+        self, optimizer: Optimizer, parameters: list[Tensor], weight: Tensor | None
+    ) -> Tensor | None:
+        """Make gradients ready for the update, and look at them; returns their norm where one is taken."""
+        clipping = self._clipping
+        if weight is not None or clipping is not None:
             self._precision.unscale(optimizer)
-            parameters = _parameters(optimizer)
-            if weight is not None:
-                # No sample anywhere leaves gradients of zero, which stay zero.
-                multiply(_gradients(parameters), 1.0 / self._strategy.mean(weight).clamp_min(1e-12))
-            norm = self._clip(parameters)
-        if self._stepped_by(optimizer):
-            self._stepped = True
-        else:
-            self._state.skipped += 1
-            # That of an overflow, which would make each mean over it infinite.
-            norm = None
-        optimizer.zero_grad(set_to_none=True)
+        if weight is not None:
+            # No sample anywhere leaves gradients of zero, which stay zero.
+            multiply(_gradients(parameters), 1.0 / self._strategy.mean(weight).clamp_min(1e-12))
+        if self._looks and (clipping is None or clipping.value is not None):
+            self._guard.look(_gradients(parameters))  # type: ignore[union-attr]
+        norm = None if clipping is None else self._clip(parameters, clipping)
+        if norm is not None and self._looks:
+            self._guard.look_at_norm(norm)  # type: ignore[union-attr]
+        return norm
+
+    def _step_each(self, optimizers: list[Optimizer], norms: list[Tensor | None]) -> Tensor | None:
+        norm, dropped = None, False
+        for one, found in zip(optimizers, norms, strict=True):
+            if self._stepped_by(one):
+                self._stepped = True
+                norm = norm if found is None else found
+            else:
+                # The norm is that of an overflow, which would make each mean over it infinite.
+                self._state.skipped += 1
+                dropped = True
+        if dropped and self._guard is not None:
+            self._guard.overflowed()
         return norm
 
     def _stepped_by(self, optimizer: Optimizer) -> bool:
@@ -174,10 +227,7 @@ class Updates:
             _note_if_spread(error, optimizer, self._strategy.name)
             raise
 
-    def _clip(self, parameters: list[Tensor]) -> Tensor | None:
-        clipping = self._clipping
-        if clipping is None:
-            return None
+    def _clip(self, parameters: list[Tensor], clipping: Clipping) -> Tensor | None:
         if clipping.value is not None:
             clamp(_gradients(parameters), clipping.value)
         if clipping.max_norm is None:
@@ -217,4 +267,13 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
-    return [p.grad for p in parameters if p.grad is not None]
+    return [gradient for p in parameters if (gradient := p.grad) is not None]
+
+
+def _forget(optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:
+    """Drop the gradients, as `zero_grad` does, which opens a section for the profiler each time."""
+    if type(optimizer).zero_grad is not Optimizer.zero_grad:
+        optimizer.zero_grad(set_to_none=True)
+        return
+    for parameter in parameters:
+        parameter.grad = None

@@ -38,6 +38,7 @@ class FP16MixedPrecision(Precision):
 
     name = "16-mixed"
     compute_dtype = torch.float16
+    drops_overflow = True
 
     def __init__(
         self,
@@ -87,6 +88,12 @@ class FP16MixedPrecision(Precision):
 
     def _found_inf(self, optimizer: Optimizer) -> list[Tensor]:
         return list(self._scaler._found_inf_per_device(optimizer).values())
+
+    def spare_scale(self) -> None:
+        if self._checked:
+            # Being given a scale, here the present one, it forgets what the gradients have told.
+            self._scaler.update(self._scaler.get_scale())
+        self._checked = False
 
     def state_dict(self) -> dict[str, Any]:
         self._adapt()

@@ -27,6 +27,10 @@ class Precision:
     compute_dtype: ClassVar[torch.dtype] = torch.float32
     """What matrix products are computed in; a sharded strategy takes its policy from it."""
 
+    drops_overflow: ClassVar[bool] = False
+    """Whether `step` drops updates whose gradients overflowed, as part of scaling losses: then such gradients
+    are no reason for `non_finite` to act."""
+
     device_type = "cpu"
 
     def setup(self, device_type: str) -> None:
@@ -49,6 +53,9 @@ class Precision:
         """Update the parameters; False when the update was dropped for an overflow."""
         optimizer.step()
         return True
+
+    def spare_scale(self) -> None:
+        """Leave the loss scale as it is after the update just dropped, which was for a loss of NaN."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}

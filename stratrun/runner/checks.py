@@ -12,7 +12,7 @@ from stratrun.checkpoint.parts import LoadFrom
 from stratrun.checkpoint.selection import BEST, LAST
 from stratrun.control import parse_control
 from stratrun.data import check_data
-from stratrun.engine import Clipping
+from stratrun.engine import Clipping, NonFinite
 from stratrun.errors import ConfigError, MissingArgumentError, nearest
 from stratrun.evaluation import check_evaluator
 from stratrun.hooks import CheckpointHook, Hook
@@ -45,6 +45,7 @@ def check(form: Form, job: Job) -> None:
     check_loss(form.loss)
     check_hooks(form)
     Clipping.parse(form.clip_grad)
+    NonFinite.parse(form.non_finite)
     BlockTransforms(form.compile, form.activation_checkpointing)
     settings, randomness = parse_env(form.env_cfg), parse_randomness(form.randomness)
     if settings.cudnn_benchmark and randomness.deterministic:

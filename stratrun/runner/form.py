@@ -40,6 +40,7 @@ class Form:
     param_scheduler: Any
     loss: Any
     clip_grad: Any
+    non_finite: Any
     strategy: Any
     accelerator: Any
     precision: Any

@@ -38,6 +38,8 @@ class Runner(RunnerContext):
             under ``work_dirs``, called `name`, or else after the program.
         loss: ``loss(outputs, targets)``, for models that do not compute one themselves.
         clip_grad: Largest norm of the gradients, or ``dict(max_norm=, norm_type=, value=)``.
+        non_finite: What follows from a loss or gradients that are not finite: ``"raise"``, ``"skip"``,
+            ``"rollback"``, ``"ignore"``, or ``dict(policy="rollback", to="memory", every=, limit=)``.
         compile: True, or ``dict(blocks=, backend=, mode=, dynamic=, fullgraph=)``: `torch.compile` for each
             of the blocks that repeat in the model, or that `blocks` names; see `stratrun.blocks.select`.
         activation_checkpointing: True, blocks as above, or ``dict(blocks=, every=)``: have these keep their
@@ -77,6 +79,7 @@ class Runner(RunnerContext):
         param_scheduler: Any = None,
         loss: Any = None,
         clip_grad: Any = None,
+        non_finite: Any = "raise",
         strategy: Any = "auto",
         accelerator: Any = "auto",
         precision: Any = "32-true",

@@ -18,7 +18,7 @@ from stratrun.connector import Wiring, choose, connect
 from stratrun.control import Control, parse_control
 from stratrun.data import Feed
 from stratrun.distributed import Collectives, DataRanks, ProcessEnv, leave
-from stratrun.engine import Clipping, Engine
+from stratrun.engine import Clipping, Engine, NonFinite
 from stratrun.errors import DataError
 from stratrun.evaluation import Evaluator, build_evaluator
 from stratrun.loggers import LoggerGroup, RecordBuffer
@@ -72,6 +72,8 @@ class Started:
                 after.callback(leave)
             after.callback(self.ranks.close)
             after.callback(self.control.close)
+            if self.engine.guard is not None:
+                after.callback(self.engine.guard.close)
             after.callback(self.checkpointer.close)
             after.callback(self.loggers.close)
 
@@ -80,14 +82,14 @@ def start(form: Form, state: TrainState, control: Control, setup_env: Callable[[
     """Connect the process and seed it. Whatever can be refused is refused before that."""
     env = ProcessEnv.from_environ(os.environ)
     choice = choose(strategy=form.strategy, accelerator=form.accelerator, precision=form.precision, env=env)
-    clipping = Clipping.parse(form.clip_grad)
+    options: dict[str, Any] = {"clipping": Clipping.parse(form.clip_grad)}
+    options["non_finite"] = NonFinite.parse(form.non_finite)
     environment, randomness = parse_env(form.env_cfg), parse_randomness(form.randomness)
     saving = parse_saving(form.checkpoint_cfg)
     setup_env()
     timeouts = environment.group_timeout, timedelta(seconds=saving.deadline)
-    wiring = connect(
-        choice, env=env, state=state, clipping=clipping, backend=environment.backend, timeouts=timeouts
-    )
+    options["backend"] = environment.backend
+    wiring = connect(choice, env=env, state=state, timeouts=timeouts, **options)
     ranks, data = wiring.collectives, wiring.data
     randomness.apply()
     drawn = draw_seed() if randomness.seed is None else randomness.seed

@@ -1,0 +1,211 @@
+"""Whether losses and gradients are finite, and what becomes of an update where they are not."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from stratrun.distributed import Collectives
+from stratrun.engine.finite_told import Loss, told
+from stratrun.engine.late import Late
+from stratrun.engine.non_finite import NonFinite
+from stratrun.engine.numbers import finite_in_host, number_at
+from stratrun.errors import NonFiniteError
+from stratrun.precision.base import Precision
+from stratrun.spread import is_spread, local_part
+from stratrun.state import BatchInfo, TrainState
+
+_LOG = logging.getLogger("stratrun.engine")
+# Torch's own check for loss scaling, with a scale of one: nothing public looks at many tensors at once and
+# answers on the device.
+_find_non_finite = torch._amp_foreach_non_finite_check_and_unscale_
+
+
+class Guard:
+    """Decides before each update whether it is made, by what all ranks have alike.
+
+    The backward pass of a loss that is not finite is seeded with NaN, so that the gradients tell of it on
+    every rank that has a part in them. Whether those are finite is read from host memory without an
+    operation; of a device that updates by itself it is heard later, and such a device drops the update by
+    itself. Ranks exchange nothing for it, unless each has other gradients.
+
+    Args:
+        side: Exchanges beside those of the run, where each rank has other gradients than the others and
+            no norm is taken of all of them.
+    """
+
+    def __init__(
+        self,
+        settings: NonFinite,
+        *,
+        precision: Precision,
+        state: TrainState,
+        ranks: Collectives,
+        side: Collectives | None = None,
+    ) -> None:
+        self.settings = settings
+        self.batch = BatchInfo()
+        self.roll_back: Callable[[str], str] | None = None
+        """Puts the run back, given why, and tells to where."""
+        self.indices: Callable[[Sequence[int]], Sequence[int] | None] = lambda positions: None
+        """Where in the data set samples are that have these positions in the epoch, if that is known."""
+        self.owns_overflow = precision.drops_overflow
+        self._precision = precision
+        self._plain_backward = type(precision).backward is Precision.backward
+        self._state = state
+        self._ranks = ranks
+        self._side = side
+        self._parts = False
+        self._flag = torch.zeros(())
+        self._one = torch.ones(())
+        self._in_host = number_at(self._flag)
+        self._late: Late | None = None
+        # In host memory only those that are not finite; on a device all, as which are is not known.
+        self._losses: list[Loss] = []
+
+    def prepare(self, optimizers: Mapping[str, Optimizer]) -> None:
+        """Learn what is updated, and how."""
+        parameters = [p for one in optimizers.values() for group in one.param_groups for p in group["params"]]
+        self._parts = any(map(is_spread, parameters))
+        device = parameters[0].device if parameters else torch.device("cpu")
+        self._flag, self._one = torch.zeros((), device=device), torch.ones((), device=device)
+        self._in_host = number_at(self._flag)
+        if device.type == "cuda" and not self.owns_overflow:
+            self._late = Late.of(self.settings, optimizers, self._flag)
+
+    @property
+    def reason(self) -> str:
+        """What it is set to, and what that costs where it costs something."""
+        text = f"non_finite={self.settings.policy}"
+        if self._in_host is None and self._late is None and not self.owns_overflow:
+            text += ": the device is waited for before each update, which fused optimizers do without"
+        return text
+
+    # -- what updates call
+
+    def backward(self, loss: Tensor, given: Tensor) -> None:
+        """Run backward from `loss`, which was made of the one `given` by the user."""
+        finite = finite_in_host(given)
+        if finite:
+            self._precision.backward(loss)
+            return
+        bare = given.detach()
+        self._losses.append((bare, self.batch.positions, self._state.iter + 1))
+        if finite is None and self._plain_backward and type(loss) is Tensor:
+            # One where the loss is finite, else NaN, without a look at it.
+            loss.backward(torch.add(self._one, loss.detach(), alpha=0).to(loss.dtype))
+        else:
+            self._precision.backward(loss * (1 + 0 * bare))
+
+    def look(self, gradients: list[Tensor]) -> None:
+        """Take note of whether gradients are finite, before they are clipped."""
+        if self._late is not None:
+            self._late.begin()
+        if self._parts:
+            gradients = [local_part(gradient) for gradient in gradients]
+        if not gradients:
+            return
+        try:
+            _find_non_finite(gradients, self._flag, self._one)
+        except RuntimeError:
+            # Sparse and complex ones, and those of several devices.
+            for gradient in gradients:
+                values = gradient.coalesce().values() if gradient.is_sparse else gradient
+                found = (~torch.isfinite(values)).any()
+                self._flag.copy_(torch.maximum(self._flag, found.to(self._flag)))
+
+    def look_at_norm(self, norm: Tensor) -> None:
+        """The same, by their norm."""
+        finite = finite_in_host(norm)
+        if finite is None:
+            self.look([norm])
+        elif not finite and self._in_host is not None:
+            self._in_host.value = 1.0
+
+    def permits(self) -> bool:
+        """Whether the update is made; to be asked when all gradients that it is made of were looked at.
+
+        Raises:
+            NonFiniteError: on all ranks, if the run is to end.
+        """
+        if self._side is not None:
+            self._flag.copy_(self._side.sum(self._flag))
+        if self._in_host is not None:
+            if not self._in_host.value:
+                if self._losses:
+                    self._losses.clear()
+                return True
+            self._in_host.value = 0.0
+        elif self._late is not None:
+            losses, self._losses = self._losses, []
+            found = self._late.launch(losses)
+            return found is None or not self._hear(found)
+        elif not bool(self._flag):
+            self._losses.clear()
+            return True
+        else:
+            self._flag.zero_()
+        losses, self._losses = self._losses, []
+        self._decide(losses)
+        return False
+
+    def overflowed(self) -> None:
+        """Decide where the precision has dropped an update: for what it mends by itself, or for a loss."""
+        losses, self._losses = self._losses, []
+        # An update is dropped on all ranks or on none, so that all come here.
+        if any(self._ranks.gather(any(not bool(torch.isfinite(loss).all()) for loss, _, _ in losses))):
+            self._precision.spare_scale()
+            self._decide(losses)
+
+    def settle(self) -> None:
+        """Hear of all updates that were made; called alike on all ranks, before what they led to is kept.
+
+        Raises:
+            NonFiniteError: on all ranks, if the run is to end.
+        """
+        while self._late is not None and (found := self._late.next()) is not None:
+            self._hear(found)
+
+    def close(self) -> None:
+        """End the exchanges that were made for it."""
+        if self._side is not None:
+            self._side.close()
+
+    # -- what follows
+
+    def _hear(self, found: tuple[bool, list[Loss]]) -> bool:
+        """What follows from an update that the device decided on. Returns whether the run was put back."""
+        bad, losses = found
+        if not bad:
+            return False
+        if self.settings.policy == "skip":
+            # It was counted while nobody knew.
+            self._state.step -= 1
+            self._state.skipped += 1
+        elif self._late is not None:
+            self._late.clear()
+        self._decide(losses)
+        return self.settings.policy == "rollback"
+
+    def _decide(self, losses: list[Loss]) -> None:
+        text = told(losses, self._ranks, self.indices, self._state)
+        policy = self.settings.policy
+        if policy == "raise":
+            what = f"{text}; nothing was updated, and parameters and optimizers are as they were before. "
+            error = NonFiniteError(
+                f"{what}Look at these samples, or lower the learning rate, or limit gradients with "
+                "clip_grad=1.0; non_finite='skip' leaves such updates out"
+            )
+            self._log(str(error))
+            raise error
+        if policy == "skip":
+            self._log(f"{text}; the update is left out")
+            return
+        assert self.roll_back is not None
+        self._log(f"{text}; {self.roll_back(text)}")
+
+    def _log(self, text: str) -> None:
+        if self._ranks.is_main:
+            _LOG.warning("%s", text)

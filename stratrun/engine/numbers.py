@@ -1,0 +1,36 @@
+"""Numbers in host memory, read without an operation: neither dispatch nor a wait."""
+
+from ctypes import c_float, c_uint16, c_uint32, c_uint64
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# By dtype: a whole number of its size, and the bits of the exponent, all set in what is not finite.
+_EXPONENTS: dict[torch.dtype, tuple[Any, int]] = {
+    torch.float32: (c_uint32, 0x7F80_0000),
+    torch.float64: (c_uint64, 0x7FF0_0000_0000_0000),
+    torch.bfloat16: (c_uint16, 0x7F80),
+    torch.float16: (c_uint16, 0x7C00),
+}
+
+
+def finite_in_host(number: Tensor) -> bool | None:
+    """Whether a single number is finite; None where that cannot be told without an operation."""
+    # Not of subclasses, whose memory may be elsewhere, or nowhere.
+    if not number.is_cpu or type(number) is not Tensor:
+        return None
+    kind = _EXPONENTS.get(number.dtype)
+    address = number.data_ptr()
+    if kind is None or not address:
+        return None
+    bits: int = kind[0].from_address(address).value
+    return bits & kind[1] != kind[1]
+
+
+def number_at(tensor: Tensor) -> c_float | None:
+    """The only element of a float32 tensor in host memory, to be read and written; None of one elsewhere.
+
+    It is good for as long as the tensor is.
+    """
+    return c_float.from_address(tensor.data_ptr()) if tensor.is_cpu else None
