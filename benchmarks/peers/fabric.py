@@ -10,11 +10,13 @@ from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
 from tqdm import tqdm
 
-from peers.task import CLASSES, LEARNING_RATE, LOG_EVERY, Task, Variant
+from peers.task import CLASSES, LEARNING_RATE, LOG_EVERY, Task, Variant, world_size
 
 
 def _launched(**options: Any) -> Fabric:
-    fabric = Fabric(accelerator="cpu", devices=1, **options)
+    ranks = world_size()
+    strategy = "ddp" if ranks > 1 else "auto"
+    fabric = Fabric(accelerator="cpu", devices=ranks, strategy=strategy, **options)
     fabric.launch()
     return fabric
 

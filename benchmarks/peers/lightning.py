@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
 
-from peers.task import CLASSES, LEARNING_RATE, LOG_EVERY, Batch, Task, Variant
+from peers.task import CLASSES, LEARNING_RATE, LOG_EVERY, Batch, Task, Variant, world_size
 
 # What it says of the machine and of its options, past whoever redirects the output.
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -59,16 +59,17 @@ class Module(pl.LightningModule):
 
 
 def _trainer(task: Task, **options: Any) -> Any:
+    barebones = options.get("barebones", False)
     # No checkpoints for anyone: they are measured elsewhere.
+    off = {} if barebones else {"enable_checkpointing": False, "enable_model_summary": False}
     return pl.Trainer(
         max_epochs=1,
         accelerator="cpu",
-        devices=1,
+        devices=world_size(),
+        strategy="ddp" if world_size() > 1 else "auto",
         default_root_dir=task.folder,
-        log_every_n_steps=None if options.get("barebones") else LOG_EVERY,
-        **(
-            {} if options.get("barebones") else {"enable_checkpointing": False, "enable_model_summary": False}
-        ),
+        log_every_n_steps=None if barebones else LOG_EVERY,
+        **off,
         **options,
     )
 
