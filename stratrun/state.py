@@ -54,6 +54,16 @@ class TrainState:
         elif stop:
             self.ask("stop")
 
+    def agree(self, what: str, reason: str = "", *, urgent: bool = False) -> None:
+        """Take note of what all ranks have agreed to do: to stop, to save or to validate."""
+        if what == "stop":
+            self.stopping, self.urgent = True, self.urgent or urgent
+            self.stop_reason = self.stop_reason or reason
+        elif what == "save":
+            self.save_due = True
+        else:
+            self.validate_due = True
+
     def begin_job(self) -> None:
         """Forget what ended the job before."""
         self.stopping = self.urgent = self.save_due = False

@@ -5,11 +5,13 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from signal import SIGINT, Signals
 
 from stratrun.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     PeerError,
+    Stopped,
     StorageError,
     StratrunError,
 )
@@ -24,7 +26,7 @@ def report(error: BaseException, hint: str = "--resume goes on from the newest c
     """Say on stderr what went wrong. Returns the exit code.
 
     Args:
-        hint: How to go on after Ctrl-C.
+        hint: How to go on after Ctrl-C, or another signal.
     """
     text, code = _told(error, hint)
     if _is_first_to_say(text):
@@ -35,6 +37,9 @@ def report(error: BaseException, hint: str = "--resume goes on from the newest c
 def _told(error: BaseException, hint: str) -> tuple[str, int]:
     if isinstance(error, KeyboardInterrupt):
         return f"stratrun: interrupted{'; ' if hint else ''}{hint}\n", INTERRUPTED
+    if isinstance(error, Stopped):
+        how = "interrupted" if error.signal == SIGINT else f"stopped by {Signals(error.signal).name}"
+        return f"stratrun: {how}{'; ' if hint else ''}{hint}\n", 128 + error.signal
     whole = os.environ.get("STRATRUN_FULL_TRACEBACK", "") not in ("", "0")
     final = isinstance(error, _FAILURES) and not isinstance(error, CheckpointNotFoundError)
     code = MISTAKE if isinstance(error, StratrunError) and not final else FAILURE
@@ -68,7 +73,8 @@ def _hide_own_frames(shown: traceback.TracebackException) -> int:
 
 def _who(error: BaseException) -> str:
     """Where a traceback is from, if it may be from several processes. Our own errors say it themselves."""
-    if isinstance(error, StratrunError | KeyboardInterrupt) or os.environ.get("WORLD_SIZE", "1") == "1":
+    ours = isinstance(error, StratrunError | KeyboardInterrupt | Stopped)
+    if ours or os.environ.get("WORLD_SIZE", "1") == "1":
         return ""
     return f"rank {os.environ.get('RANK')} of {os.environ['WORLD_SIZE']}:\n"
 

@@ -9,6 +9,7 @@ from stratrun.cli.arguments import parse
 from stratrun.cli.commands import named_in
 from stratrun.cli.dispatch import command
 from stratrun.cli.failures import report
+from stratrun.errors import Stopped
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,7 +31,7 @@ def run(argv: Sequence[str]) -> int:
         from stratrun.cli.job import do
 
         do(arguments)
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, Stopped) as error:
         return report(error) if named_in(list(argv)) is None else report(error, hint="")
     return 0
 

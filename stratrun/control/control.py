@@ -1,6 +1,5 @@
 """What changes the course of a run: asked for by any rank, acted on by all at the same iteration."""
 
-import math
 import signal as signals
 import time
 from collections.abc import Callable, Iterator
@@ -8,18 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from stratrun.control.exchange import WISHES, Exchange
+from stratrun.control.lookout import Lookout
 from stratrun.control.settings import ControlSettings
 from stratrun.control.signals import SignalTrap
 from stratrun.distributed import Collectives
 from stratrun.errors import ConfigError, nearest
 from stratrun.state import TrainState
 
-# Seconds between two exchanges: each takes some tenths of a millisecond of the processor.
-EVERY = 0.005
-# Not more steps than this from one to the next, as the next ones may take longer.
-MOST_STEPS = 32
-# Seconds between two looks, within a pass of evaluation, at whether others have left theirs.
-LOOK = 0.5
+# In place of a signal: the time of this rank is over.
+_OVERTIME = -1
 
 
 class Control:
@@ -40,21 +36,20 @@ class Control:
         """Whether the last pass over data was broken off, by whichever rank."""
         self.lacks: dict[str, str] = {}
         """Wishes that this run cannot fulfil, and why not."""
+        self.doing = ""
+        """The job under way: the outer one, where another is done within it."""
         self._settings = ControlSettings()
         self._exchange: Exchange | None = None
         self._settle: Callable[[], None] = lambda: None
         self._apart = True
-        self._job = ""
         self._signal = 0
         self._wishes: dict[str, str] = {}
         self._sent: dict[str, Any] = {}
         self._seconds = 0.0
-        self._started = self._looked = time.monotonic()
-        self._next = self._last = 0
-        self._gap = 1
+        self._started = time.monotonic()
+        self._next = 0
         self._alone = False
-        self._meetings = 0
-        self._next_look = 0.0
+        self._lookout = Lookout()
 
     # -- what loops and hooks ask
 
@@ -73,7 +68,7 @@ class Control:
         if what in self.lacks:
             raise ConfigError(f"request({what!r}): {self.lacks[what]}")
         if self._exchange is None or agreed:
-            self._act(what, reason)
+            self.state.agree(what, reason)
         else:
             self._wishes.setdefault(what, reason)
 
@@ -92,14 +87,14 @@ class Control:
             self.broke_off = broke_off
             return broke_off
         if self.flagged:
-            exchange.ranks.board.leave_word(self._label, "")
+            self._lookout.call()
         self._settle()
         if exchange.under_way:
             self._take(exchange)
         self._begin(exchange, self.state.iter, broke_off=broke_off)
         self.broke_off = self._take(exchange)
         self._next = self.state.iter + 1
-        self._meetings += 1
+        self._lookout.next()
         return self.broke_off
 
     # -- what the runner does with it
@@ -117,7 +112,7 @@ class Control:
         self._settings, self._alone = settings, ranks.world_size == 1
         self._apart = apart or self._alone
         if ranks.world_size > 1:
-            self._exchange, self._settle = Exchange(ranks), settle
+            self._exchange, self._settle, self._lookout = Exchange(ranks), settle, Lookout(ranks.board)
             self.state.ask = self.request
             return [self._look]
         return [] if settings.time_limit is None else [lambda _: self._watch_time()]
@@ -125,10 +120,10 @@ class Control:
     @contextmanager
     def job(self, name: str, settings: ControlSettings, *, launched: bool) -> Iterator[str]:
         """Take signals for as long as a job is made ready and done. Gives why not, if that cannot be."""
-        outer = self._job
+        outer = self.doing
         if not outer:
             self.state.begin_job()
-            self._settings, self._job = settings, name
+            self._settings, self.doing = settings, name
             self.flagged, self._signal = False, 0
             self._wishes.clear()
             self._seconds, self._started = 0.0, time.monotonic()
@@ -141,46 +136,26 @@ class Control:
             raise
         finally:
             trap.release()
-            self._job = outer
+            self.doing = outer
 
     def start(self) -> None:
         """Agree on what came while the job was made ready."""
-        self._looked, self._last = time.monotonic(), self.state.iter
-        limited = self._job == "train" and self._settings.time_limit is not None
+        if self._exchange is not None:
+            self._exchange.start(self.state.iter, time.monotonic())
+        limited = self.doing == "train" and self._settings.time_limit is not None
         alone = self._exchange is None
         self.poll = self._poll if self._apart and (limited or not alone) else None
-        self._next_look = time.monotonic() + LOOK
         self.flagged &= self._apart
         if alone and self._signal:
-            self._stop_at_once(self._signal)
+            self._stop_by(self._signal)
         self.meet()
-
-    @property
-    def signal(self) -> int:
-        """The signal that was agreed to end the job, 0 for none."""
-        return self.state.stop_signal
 
     def _note(self, number: int) -> None:
         # Called by a signal handler, in the middle of anything.
         self._signal, self.flagged = number, self._apart
         # Where ranks are still to be connected, they agree when they are.
         if self._alone:
-            self._stop_at_once(number)
-
-    def _stop_at_once(self, number: int) -> None:
-        self.state.stop_signal = self.state.stop_signal or number
-        self.state.urgent = True
-        self._act("stop", signals.Signals(number).name)
-
-    def _act(self, what: str, reason: str) -> None:
-        state = self.state
-        if what == "stop":
-            state.stop_reason = state.stop_reason or reason
-            state.stopping = True
-        elif what == "save":
-            state.save_due = True
-        else:
-            state.validate_due = True
+            self._stop_by(number)
 
     # -- between ranks
 
@@ -193,66 +168,52 @@ class Control:
             self._take(exchange)
         self._begin(exchange, iteration)
         # All have the same mean, and so the same next iteration.
-        self._next = iteration + self._gap
+        self._next = iteration + exchange.gap
 
     def _begin(self, exchange: Exchange, iteration: int, *, broke_off: bool = False) -> None:
         now = time.monotonic()
-        steps = iteration - self._last
-        step_seconds = (now - self._looked) / steps if steps > 0 else 0.0
-        if steps > 0:
-            self._looked, self._last = now, iteration
         self._sent, self._wishes = {"wishes": self._wishes, "signal": self._signal}, {}
-        wishes = bool(self._sent["wishes"]) or (self._signal > 0 and not self.state.stop_signal)
-        exchange.begin(
-            wishes=wishes, broke_off=broke_off, seconds=now - self._started, step_seconds=step_seconds
-        )
+        wishes = bool(self._sent["wishes"]) or self._is_news(self._signal)
+        exchange.begin(iteration, now, wishes=wishes, broke_off=broke_off, seconds=now - self._started)
 
     def _take(self, exchange: Exchange) -> bool:
         heard = exchange.take()
         self._seconds = heard.seconds
-        if heard.step_seconds > 0:
-            self._gap = max(1, min(MOST_STEPS, math.ceil(EVERY / heard.step_seconds)))
         if heard.wished:
-            self._agree(exchange.ranks.gather(self._sent))
-        self._limit(heard.seconds)
+            for rank, one in enumerate(exchange.ranks.gather(self._sent)):
+                if self._is_news(one["signal"]):
+                    self._stop_by(one["signal"], f" on rank {rank}")
+                for what, reason in one["wishes"].items():
+                    self.state.agree(what, reason)
+        self._watch_time(heard.seconds)
         return heard.broke_off
 
-    def _agree(self, sent: list[dict[str, Any]]) -> None:
-        for rank, one in enumerate(sent):
-            if one["signal"] and not self.state.stop_signal:
-                self.state.stop_signal = one["signal"]
-                self.state.urgent = True
-                self._act("stop", f"{signals.Signals(one['signal']).name} on rank {rank}")
-            for what, reason in one["wishes"].items():
-                self._act(what, reason)
+    def _is_news(self, number: int) -> bool:
+        return not self.state.urgent if number == _OVERTIME else number > 0 and not self.state.stop_signal
 
-    def _limit(self, seconds: float) -> None:
+    def _stop_by(self, number: int, where: str = "") -> None:
+        if number == _OVERTIME:
+            self.state.agree("stop", f"the time limit of {self._settings.time_limit:g} s", urgent=True)
+            return
+        self.state.stop_signal = self.state.stop_signal or number
+        self.state.agree("stop", f"{signals.Signals(number).name}{where}", urgent=True)
+
+    def _watch_time(self, seconds: float | None = None) -> None:
+        """Stop when the time is over: by the clock of this process, or one that all have alike."""
+        if self._is_over(self.seconds if seconds is None else seconds) and self._is_news(_OVERTIME):
+            self._stop_by(_OVERTIME)
+            self.flagged = self._apart
+
+    def _is_over(self, seconds: float) -> bool:
         limit = self._settings.time_limit
-        if limit is not None and seconds >= limit and self._job == "train" and not self.state.urgent:
-            self.state.urgent = True
-            self._act("stop", f"the time limit of {limit:g} s")
-
-    def _watch_time(self) -> None:
-        """What a lone process, whose clock decides, does about its time limit."""
-        self._limit(time.monotonic() - self._started)
-        self.flagged |= self.state.urgent
-
-    @property
-    def _label(self) -> str:
-        return f"stop/{self._meetings}"
+        return limit is not None and seconds >= limit and self.doing == "train"
 
     def _poll(self) -> bool:
-        """Whether to leave a pass of evaluation. By the clock, as ranks have batches of their own."""
-        if self.flagged:
-            return True
-        now = time.monotonic()
-        if now < self._next_look:
-            return False
-        self._next_look = now + LOOK
-        if self._exchange is None:
-            self._watch_time()
-            return self.flagged
-        limit = self._settings.time_limit
-        if limit is not None and self._job == "train" and now - self._started >= limit:
-            self._exchange.ranks.board.leave_word(self._label, "")
-        return self._exchange.ranks.board.word(self._label) is not None
+        """Whether to leave a pass of evaluation."""
+        if not self.flagged and self._lookout.is_time():
+            if self._is_over(time.monotonic() - self._started):
+                self._signal, self.flagged = self._signal or _OVERTIME, True
+                if self._alone:
+                    self._stop_by(self._signal)
+            return self.flagged or self._lookout.hears()
+        return self.flagged

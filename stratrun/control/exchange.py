@@ -2,6 +2,7 @@
 
 import ctypes
 from collections.abc import Callable
+from math import ceil
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,10 @@ import torch
 from stratrun.distributed import Collectives
 
 WISHES = ("stop", "save", "validate")
+# Seconds between two exchanges: each takes some tenths of a millisecond of the processor.
+EVERY = 0.005
+# Not more steps than this from one to the next, as the next ones may take longer.
+MOST_STEPS = 32
 
 
 class Heard(NamedTuple):
@@ -20,8 +25,6 @@ class Heard(NamedTuple):
     """Whether some rank has left a pass over data before its end."""
     seconds: float
     """Mean of the ranks' clocks."""
-    step_seconds: float
-    """Mean time of a step."""
 
 
 class Exchange:
@@ -32,14 +35,26 @@ class Exchange:
 
     def __init__(self, ranks: Collectives) -> None:
         self.ranks = ranks
+        self.gap = 1
+        """Steps from one exchange to the next: the same on all ranks, by the mean time of their steps."""
         self._end: Callable[[], None] | None = None
+        self._last = (0, 0.0)
         self._renew()
 
     @property
     def under_way(self) -> bool:
         return self._end is not None
 
-    def begin(self, *, wishes: bool, broke_off: bool, seconds: float, step_seconds: float) -> None:
+    def start(self, iteration: int, now: float) -> None:
+        """Time steps from here on."""
+        self._last = (iteration, now)
+
+    def begin(self, iteration: int, now: float, *, wishes: bool, broke_off: bool, seconds: float) -> None:
+        then, before = self._last
+        step_seconds = 0.0
+        if iteration > then:
+            step_seconds = (now - before) / (iteration - then)
+            self._last = (iteration, now)
         self._view[:] = [float(wishes), float(broke_off), seconds, step_seconds]
         self._end = self.ranks.begin_sum(self._tensor)
 
@@ -50,7 +65,9 @@ class Exchange:
         end()
         wished, broke_off, seconds, step_seconds = self._view
         size = self.ranks.world_size
-        return Heard(wished > 0, broke_off > 0, seconds / size, step_seconds / size)
+        if step_seconds > 0:
+            self.gap = max(1, min(MOST_STEPS, ceil(EVERY * size / step_seconds)))
+        return Heard(wished > 0, broke_off > 0, seconds / size)
 
     def abandon(self) -> None:
         """Leave the sum under way to itself, with its memory."""

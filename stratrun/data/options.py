@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, get_worker_info
 
+from stratrun.data import worker_signals
 from stratrun.data.source import Setting
 from stratrun.errors import ConfigError, nearest
 from stratrun.registry import COLLATES
@@ -105,6 +106,7 @@ class WorkerStart:
     def __call__(self, worker_id: int) -> None:
         worker = get_worker_info()
         assert worker is not None
+        worker_signals.ignore()
         # Frozen, but PyTorch's manual has users change their data set through it.
         object.__setattr__(worker, "dataset", worker.dataset.dataset)  # type: ignore[attr-defined]
         if self._then is not None:

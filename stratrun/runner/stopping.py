@@ -18,7 +18,7 @@ from stratrun.runner.form import Form, Job
 def caught(runner: RunnerContext, form: Form, job: Job) -> Iterator[str]:
     """Take signals for as long as the job is made ready and done. Gives why not, if that cannot be."""
     settings = parse_control(form.control_cfg)
-    runner.control.lacks = {}
+    before, runner.control.lacks = runner.control.lacks, {}
     if job != "train":
         runner.control.lacks = dict.fromkeys(("save", "validate"), f"the job is {job}, which is not training")
     elif not any(isinstance(hook, CheckpointHook) for hook in runner.hooks):
@@ -27,6 +27,7 @@ def caught(runner: RunnerContext, form: Form, job: Job) -> Iterator[str]:
         runner.control.lacks["validate"] = "there is no val_dataloader to validate on; give one"
     with runner.control.job(job, settings, launched="RANK" in os.environ) as why_not:
         yield why_not
+    runner.control.lacks = before
 
 
 def leave(runner: RunnerContext, form: Form, job: Job, close: Callable[[], None]) -> None:
@@ -37,7 +38,8 @@ def leave(runner: RunnerContext, form: Form, job: Job, close: Callable[[], None]
             for Ctrl-C at a prompt, where the run stays open.
     """
     state = runner.state
-    if not state.urgent:
+    # A job within another leaves it to that to end tidily.
+    if not state.urgent or runner.control.doing:
         return
     again = job == "train" and state.stop_signal != SIGINT and not _is_done(runner)
     if again and runner.rank == 0 and parse_control(form.control_cfg).requeue:

@@ -93,7 +93,7 @@ class Follow(Hook):
         if runner.iter == self.stop_at:
             if self.save:
                 runner.save_checkpoint()
-            runner.state.should_stop = True
+            runner.request("stop", agreed=True)
 
 
 def run(

@@ -103,7 +103,7 @@ class Watch(Hook):
         if runner.iter == self.stop_at:
             self.seen.saved = problem.weights_of(runner.model)
             runner.save_checkpoint()
-            runner.state.should_stop = True
+            runner.request("stop", agreed=True)
 
     def before_val_epoch(self, runner: Any) -> None:
         self.seen.buffers.append({n: b.detach().clone() for n, b in runner.model.named_buffers()})

@@ -52,7 +52,8 @@ class StopAfter(Hook):
         self.at = at
 
     def after_train_iter(self, runner: Any) -> None:
-        runner.state.should_stop |= runner.iter == self.at
+        if runner.iter == self.at:
+            runner.request("stop", agreed=True)
 
 
 def network(seed: int = 0, **names: Any) -> nn.Module:

@@ -122,7 +122,8 @@ class Stop(Hook):
         self.at = at
 
     def after_train_iter(self, runner: Any) -> None:
-        runner.state.should_stop |= runner.iter == self.at
+        if runner.iter == self.at:
+            runner.request("stop", agreed=True)
 
 
 class Memory(Logger):

@@ -123,7 +123,11 @@ def test_the_listing_and_the_points_around_checkpoints_name_every_built_in_point
     validation = [point for point in listed(times) if "_val" in point]
     others = [point.replace("_val", f"_{job}") for job in ("test", "predict") for point in validation]
     text = stratrun.hooks.base.__doc__ or ""
-    apart = [p for p in ("before_save_checkpoint", "after_load_checkpoint", "on_exception") if p in text]
+    apart = [
+        p
+        for p in ("before_save_checkpoint", "after_load_checkpoint", "on_exception", "on_break_off")
+        if p in text
+    ]
     assert sorted([*listed(times), *others, *apart]) == sorted(POINTS)
 
 
@@ -160,7 +164,7 @@ def test_each_point_gives_what_the_table_of_points_says(tmp_path: Any) -> None:
     for number, job in enumerate(("train", "val", "test", "predict")):
         given.update(recorded(f"{tmp_path}/{number}", job).given)
     given.update(recorded(f"{tmp_path}/0", resume=True, train_cfg={"max_epochs": 3}).given)
-    missing = {"on_exception"}
+    missing = {"on_exception", "on_break_off"}
     assert set(given) == set(POINTS) - missing
     assert {point: set(POINTS[point]) for point in given} == given
 

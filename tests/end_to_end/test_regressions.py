@@ -37,12 +37,12 @@ class SaveAndStop(Hook):
     def after_train_iter(self, runner: Any) -> None:
         if runner.iter == self.at:
             runner.save_checkpoint()
-            runner.state.should_stop = True
+            runner.request("stop", agreed=True)
 
     def after_train_epoch(self, runner: Any) -> None:
         if runner.epoch == -self.at:
             runner.save_checkpoint()
-            runner.state.should_stop = True
+            runner.request("stop", agreed=True)
 
 
 @pytest.mark.parametrize("by_epoch", [False, True])

@@ -18,7 +18,8 @@ class StopAt(Hook):
         self.iteration = iteration
 
     def after_train_iter(self, runner: Any) -> None:
-        runner.state.should_stop = runner.iter == self.iteration
+        if runner.iter == self.iteration:
+            runner.request("stop", agreed=True)
 
 
 class Counts(Hook):

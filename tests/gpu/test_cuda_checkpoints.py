@@ -22,7 +22,8 @@ class Stop(Hook):
         self.at = at
 
     def after_train_iter(self, runner):
-        runner.state.should_stop = runner.iter == self.at
+        if runner.iter == self.at:
+            runner.request("stop", agreed=True)
 
 
 def test_copies_hold_the_state_of_the_moment_they_were_taken_though_the_device_goes_on():

@@ -67,7 +67,7 @@ class Stop(Hook):
     def after_train_iter(self, runner: Any) -> None:
         if runner.iter == self.at:
             runner.save_checkpoint()
-            runner.state.should_stop = True
+            runner.request("stop", agreed=True)
 
 
 CASES: dict[str, dict[str, Any]] = {

@@ -112,7 +112,7 @@ class Watch(Hook):
         self.losses.append(summed["loss"] / summed["weight"])
         if self._saved is None and runner.iter == STOP:
             runner.save_checkpoint()
-            runner.state.should_stop = True
+            runner.request("stop", agreed=True)
 
 
 def stored_in(place: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Keep(Hook):
         if runner.iter == self.stop_at:
             runner.save_checkpoint()
             self.states["saved"] = state_of(runner)
-            runner.state.should_stop = True
+            runner.request("stop", agreed=True)
 
 
 def state_of(runner: Any) -> dict[str, Any]:

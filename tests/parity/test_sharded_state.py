@@ -178,7 +178,7 @@ class Held(Hook):
         for name, value, truth in pairs:
             same = torch.equal(local_part(value), local_part(spread_as(truth, value)))
             self.wrong += [] if same or name.startswith(self._left_out) else [name]
-        runner.state.should_stop = True
+        runner.request("stop", agreed=True)
 
 
 def swapped(name: str) -> str:

@@ -64,7 +64,7 @@ class Lengthened(Hook):
     def after_train_iter(self, runner: Any) -> None:
         if runner.iter == 4:
             runner.save_checkpoint()
-            runner.state.should_stop = True
+            runner.request("stop", agreed=True)
 
 
 def test_a_run_broken_off_in_its_last_short_window_and_made_longer_averages_over_all_of_it(

@@ -16,7 +16,8 @@ class Stop(Hook):
         self.at = at
 
     def after_train_iter(self, runner: Any) -> None:
-        runner.state.should_stop |= runner.iter == self.at
+        if runner.iter == self.at:
+            runner.request("stop", agreed=True)
 
 
 class Early(Hook):

@@ -79,7 +79,7 @@ class Watch(Hook):
             time.sleep(_PATIENCE)
             raise RuntimeError("was to be killed, and was not")
         if runner.iter >= self._length:
-            runner.state.should_stop = True
+            runner.request("stop", agreed=True)
 
     def after_train(self, runner: Any) -> None:
         runner.save_checkpoint()
