@@ -96,6 +96,8 @@ class Engine:
     def prepare_training(self, build: Callable[[nn.Module], dict[str, Optimizer]], several: bool) -> None:
         """Make the model ready for training, then `build` the optimizers (or `several`) from that."""
         self._placed.wrap(partial_backward=several)
+        if self.guard is not None:
+            self.guard.watch(self._placed.bare)
         self._updates.optimizers = build(self.state_module)
 
     def start_epoch(self) -> None:

@@ -4,11 +4,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stratrun.distributed import Collectives
 from stratrun.engine.finite_told import Loss, told
+from stratrun.engine.kept_buffers import KeptBuffers
 from stratrun.engine.late import Late
 from stratrun.engine.non_finite import NonFinite
 from stratrun.engine.numbers import finite_in_host, number_at
@@ -62,8 +63,14 @@ class Guard:
         self._one = torch.ones(())
         self._in_host = number_at(self._flag)
         self._late: Late | None = None
+        self._buffers: KeptBuffers | None = None
         # In host memory only those that are not finite; on a device all, as which are is not known.
         self._losses: list[Loss] = []
+
+    def watch(self, module: nn.Module) -> None:
+        """Learn what is trained."""
+        if self.settings.policy == "skip" and self._buffers is None:
+            self._buffers = KeptBuffers(module)
 
     def prepare(self, optimizers: Mapping[str, Optimizer]) -> None:
         """Learn what is updated, and how."""
@@ -132,32 +139,28 @@ class Guard:
         """
         if self._side is not None:
             self._flag.copy_(self._side.sum(self._flag))
-        if self._in_host is not None:
-            if not self._in_host.value:
-                if self._losses:
-                    self._losses.clear()
-                return True
-            self._in_host.value = 0.0
-        elif self._late is not None:
-            losses, self._losses = self._losses, []
-            found = self._late.launch(losses)
-            return found is None or not self._hear(found)
-        elif not bool(self._flag):
-            self._losses.clear()
+        if self._late is not None:
+            return self._launch(self._late)
+        if not (bool(self._flag) if self._in_host is None else self._in_host.value):
+            if self._losses:
+                self._losses.clear()
+            if self._buffers is not None:
+                self._buffers.updated()
             return True
-        else:
-            self._flag.zero_()
+        self._flag.zero_()
         losses, self._losses = self._losses, []
         self._decide(losses)
         return False
 
-    def overflowed(self) -> None:
-        """Decide where the precision has dropped an update: for what it mends by itself, or for a loss."""
+    def scaled(self, dropped: bool) -> None:
+        """After an update of scaled gradients: decide, if the precision dropped it for a loss."""
         losses, self._losses = self._losses, []
-        # An update is dropped on all ranks or on none, so that all come here.
-        if any(self._ranks.gather(any(not bool(torch.isfinite(loss).all()) for loss, _, _ in losses))):
+        # An update is dropped on all ranks or on none, so that all come to the exchange.
+        if dropped and any(self._ranks.gather(any(not loss.isfinite().all() for loss, _, _ in losses))):
             self._precision.spare_scale()
             self._decide(losses)
+        elif self._buffers is not None:
+            self._buffers.updated()
 
     def settle(self) -> None:
         """Hear of all updates that were made; called alike on all ranks, before what they led to is kept.
@@ -174,6 +177,15 @@ class Guard:
             self._side.close()
 
     # -- what follows
+
+    def _launch(self, late: Late) -> bool:
+        """Begin an update that the device decides on, and hear of the one before it."""
+        if self._buffers is not None:
+            self._buffers.put_back(self._flag)
+            self._buffers.updated()
+        losses, self._losses = self._losses, []
+        found = late.launch(losses)
+        return found is None or not self._hear(found)
 
     def _hear(self, found: tuple[bool, list[Loss]]) -> bool:
         """What follows from an update that the device decided on. Returns whether the run was put back."""
@@ -202,6 +214,9 @@ class Guard:
             raise error
         if policy == "skip":
             self._log(f"{text}; the update is left out")
+            if self._buffers is not None and self._late is None:
+                self._buffers.put_back()
+                self._buffers.updated()
             return
         assert self.roll_back is not None
         self._log(f"{text}; {self.roll_back(text)}")

@@ -44,10 +44,14 @@ class Saved:
 
     def shared_state(self) -> dict[str, Any]:
         """State that is the same on every process, under logical names; tensors may be spread over them."""
-        self._updates.settle()
+        self.settle()
         if self.keeps_gradients:
             self._strategy.reduce_gradients(list(self._placed.named.parameters()))
         return {**self.learnt_state(), **self.shared_gradients()}
+
+    def settle(self) -> None:
+        """Hear of all updates that were made. See `Guard.settle`."""
+        self._updates.settle()
 
     def learnt_state(self) -> dict[str, Any]:
         """That state without gradients: what updates have made."""

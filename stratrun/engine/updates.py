@@ -1,18 +1,17 @@
 """From losses to parameters: the accumulation window, clipping, and the optimizers."""
 
 from collections.abc import Iterable, Mapping
-from inspect import signature
 from typing import Any
 
-from torch import OutOfMemoryError, Tensor, nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stratrun.engine.clipping import Clipping
 from stratrun.engine.finite import Guard
+from stratrun.engine.stepping import stepped, take_one_by_one_if_mixed
 from stratrun.engine.window import Window, clamp, multiply
 from stratrun.errors import ConfigError, nearest
 from stratrun.precision.base import Precision
-from stratrun.spread import is_spread
 from stratrun.state import TrainState
 from stratrun.strategies.base import Strategy
 
@@ -57,7 +56,7 @@ class Updates:
             ConfigError: one is to take all its parameters at once, and they are not of one kind.
         """
         for name, optimizer in optimizers.items():
-            _take_one_by_one_if_mixed(name, optimizer)
+            take_one_by_one_if_mixed(name, optimizer)
         self._optimizers, self._all = optimizers, list(optimizers.values())
         if self._guard is not None:
             self._guard.prepare(optimizers)
@@ -110,6 +109,8 @@ class Updates:
             norm = self._step_each(chosen, norms)
         else:
             self._state.skipped += 1
+            # What a rollback has undone is not counted.
+            self._stepped = self._stepped and self._guard.settings.policy != "rollback"  # type: ignore[union-attr]
         for one, parameters in zip(chosen, held, strict=True):
             _forget(one, parameters)
         if self._window.batches:
@@ -128,7 +129,6 @@ class Updates:
         self.count()
 
     def settle(self) -> None:
-        """Hear of all updates that were made. See `Guard.settle`."""
         if self._guard is not None:
             self._guard.settle()
 
@@ -200,32 +200,16 @@ class Updates:
     def _step_each(self, optimizers: list[Optimizer], norms: list[Tensor | None]) -> Tensor | None:
         norm, dropped = None, False
         for one, found in zip(optimizers, norms, strict=True):
-            if self._stepped_by(one):
+            if stepped(self._precision, one, self._strategy.name):
                 self._stepped = True
                 norm = norm if found is None else found
             else:
                 # The norm is that of an overflow, which would make each mean over it infinite.
                 self._state.skipped += 1
                 dropped = True
-        if dropped and self._guard is not None:
-            self._guard.overflowed()
+        if self._guard is not None and not self._looks:
+            self._guard.scaled(dropped)
         return norm
-
-    def _stepped_by(self, optimizer: Optimizer) -> bool:
-        try:
-            return self._precision.step(optimizer)
-        except TypeError as error:
-            _note_if_spread(error, optimizer, self._strategy.name)
-            closure = signature(optimizer.step).parameters.get("closure")
-            if closure is None or closure.default is not closure.empty:
-                raise
-            raise ConfigError(
-                f"{type(optimizer).__name__} calls for the loss several times in an update, by a closure, "
-                "which a training step does not have; take another optimizer"
-            ) from error
-        except RuntimeError as error:
-            _note_if_spread(error, optimizer, self._strategy.name)
-            raise
 
     def _clip(self, parameters: list[Tensor], clipping: Clipping) -> Tensor | None:
         if clipping.value is not None:
@@ -233,33 +217,6 @@ class Updates:
         if clipping.max_norm is None:
             return None
         return self._strategy.clip_grad_norm(parameters, clipping.max_norm, clipping.norm_type)
-
-
-def _take_one_by_one_if_mixed(name: str, optimizer: Optimizer) -> None:
-    """Kernels that take many parameters at once do not take some that are spread over ranks and some not."""
-    for group in optimizer.param_groups:
-        if len({is_spread(p) for p in group["params"]}) < 2:
-            continue
-        for option in ("foreach", "fused"):
-            if group.get(option):
-                raise ConfigError(
-                    f"optimizer {name!r}: {option}=True takes many parameters at once, which must all "
-                    "be spread over ranks, or none; leave it out, or give those that are not their own group"
-                )
-            if option in group:
-                group[option] = False
-
-
-def _note_if_spread(error: Exception, optimizer: Optimizer, strategy: str) -> None:
-    """Say why an update may fail that one process can make."""
-    # Not of lacking memory, which is another matter.
-    if isinstance(error, OutOfMemoryError) or not any(is_spread(p) for p in _parameters(optimizer)):
-        return
-    error.add_note(
-        f"strategy={strategy!r} spreads parameters over ranks; {type(optimizer).__name__} updates them by an "
-        "operation that torch does not have for parts, or not with these options; take another optimizer, or "
-        "strategy='ddp'"
-    )
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:

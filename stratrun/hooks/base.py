@@ -116,6 +116,10 @@ class Hook:
 
     priority: ClassVar[int] = PRIORITIES["NORMAL"]
 
+    goes_on: ClassVar[tuple[str, ...] | None] = ()
+    """Entries of its state that a rollback (`non_finite`) leaves as they are, as they tell of data, epochs or
+    files and not of weights; None for all of them."""
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers, strings, and lists and dicts of them."""
         return {}

@@ -43,6 +43,7 @@ class CheckpointHook(Hook):
 
     # Behind the hooks that change state, so that what they did is in the checkpoint.
     priority = PRIORITIES["VERY_LOW"]
+    goes_on = None
 
     foreign_arguments: ClassVar[dict[str, str]] = {
         "every_n_epochs": "interval=...",

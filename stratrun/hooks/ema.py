@@ -143,6 +143,8 @@ class EMAHook(Hook):
         if runner.step == self._step or runner.step < self.begin:
             return
         self._step = runner.step
+        if self._loaded:  # by a rollback, in the middle of training
+            self._bind(runner.model)
         if not self._averages:
             self._averages = {name: _like(p).copy_(p) for name, p in self._parameters.items()}
             return

@@ -30,6 +30,7 @@ class LoggerHook(Hook):
     # After the hooks that move learning rates, so that shown is what the next step starts from,
     # and before saving, so that a resumed run has the values of this iteration.
     priority = 70
+    goes_on = None
 
     def __init__(self, interval: int = 50, window: int | None = None) -> None:
         for name, value in (("interval", interval), ("window", window)):

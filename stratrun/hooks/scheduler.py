@@ -19,6 +19,7 @@ class ParamSchedulerHook(Hook):
 
     # Before logging and saving, which show and keep the state that the next step starts from.
     priority = 60
+    goes_on = ("epoch",)
 
     def __init__(self) -> None:
         self._step = 0

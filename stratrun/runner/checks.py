@@ -117,6 +117,13 @@ def check_hooked(form: Form, job: Job, hooks: HookList) -> None:
         ConfigError: a point that none of our loops calls is a near miss of one that they call, or
             a metric is waited for and there is no validation.
     """
+    settings = NonFinite.parse(form.non_finite)
+    saves = any(isinstance(hook, CheckpointHook) for hook in hooks)
+    if job == "train" and settings.policy == "rollback" and settings.to == "checkpoint" and not saves:
+        raise ConfigError(
+            "non_finite='rollback' goes back to the newest checkpoint, and without a CheckpointHook there is "
+            "none; keep copies with non_finite=dict(policy='rollback', to='memory')"
+        )
     # A loop of the user's may call points of its own, and validate in its own way.
     if any(of_the_user(form, one) for one in _JOBS):
         return

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 from torch.nn import functional
 
+from stratrun.engine import NonFinite
 from stratrun.errors import ConfigError, UnknownNameError, nearest
 from stratrun.hooks.dispatch import HookList, parse_priority
 from stratrun.loops import BaseLoop
@@ -15,6 +16,7 @@ from stratrun.registry import HOOKS, LOOPS, MODELS
 from stratrun.registry.arguments import at
 from stratrun.registry.spec import edited
 from stratrun.runner.form import Form, default_hooks
+from stratrun.runner.rollback import RollbackHook
 
 _LOOPS = {"val": "ValLoop", "test": "TestLoop", "predict": "PredictLoop"}
 
@@ -49,6 +51,9 @@ def build_hooks(form: Form) -> HookList:
     for where, spec in hook_specs(form):
         options, priority = split_priority(spec, where)
         hooks.register(HOOKS.build(options, where=where), priority)
+    settings = NonFinite.parse(form.non_finite)
+    if settings.policy == "rollback":
+        hooks.register(RollbackHook(settings))
     return hooks
 
 

@@ -124,6 +124,7 @@ class Runner(RunnerContext):
         """Train, and validate as `train_cfg` says. Returns the metrics of the last validation."""
         with self._doing("train") as loop:
             loop.run()
+            self.engine.saved.settle()
         return self.metrics
 
     def val(self) -> dict[str, float]:
