@@ -11,9 +11,32 @@ if TYPE_CHECKING:
 
     from stratrun.data import Feed
     from stratrun.evaluation import Evaluator
-    from stratrun.loggers import RecordBuffer
+    from stratrun.hooks.dispatch import HookList
+    from stratrun.loggers import LoggerGroup, RecordBuffer
     from stratrun.optim import Schedule
     from stratrun.state import BatchInfo, TrainState
+
+
+class Timed(Protocol):
+    """Something that is timed until `remove`, without waiting for it."""
+
+    def take(self) -> list[float]:
+        """Seconds of each time that it was done since the last call."""
+        ...
+
+    def remove(self) -> None: ...
+
+
+class Gauges(Protocol):
+    """Figures of the work and of what does it; none of them waits for it."""
+
+    def peak_flops(self) -> float | None:
+        """Operations in a second that the hardware behind one batch can do at most; None if unknown."""
+        ...
+
+    def time_forward(self) -> Timed | None:
+        """Begin to time forward passes; None where those of several processes wait for each other."""
+        ...
 
 
 class Verbs(Protocol):
@@ -21,6 +44,8 @@ class Verbs(Protocol):
 
     batch: BatchInfo
 
+    @property
+    def gauges(self) -> Gauges: ...
     @property
     def optimizers(self) -> dict[str, Optimizer]: ...
     def train_step(self, batch: Any, *, update: bool = True, divisor: int = 1) -> dict[str, Any]: ...
@@ -96,6 +121,18 @@ class RunContext(Protocol):
         ...
 
     @property
+    def process(self) -> int:
+        """The number of this process among those of the run, 0 for the first."""
+        ...
+
+    @property
+    def hooks(self) -> HookList: ...
+    @property
+    def loggers(self) -> LoggerGroup:
+        """Write in the main process alone; `log` is for values, `loggers.say` for words."""
+        ...
+
+    @property
     def epoch(self) -> int: ...
     @property
     def iter(self) -> int: ...
@@ -122,6 +159,11 @@ class RunContext(Protocol):
     def has_validation(self) -> bool: ...
     @property
     def work_dir(self) -> str: ...
+    @property
+    def log_folder(self) -> str | None:
+        """Where the files of this start of the run are; None in processes that log nothing."""
+        ...
+
     @property
     def rescue(self) -> Rescue: ...
     @property

@@ -15,6 +15,7 @@ from stratrun.engine.clipping import Clipping
 from stratrun.engine.contract import detached
 from stratrun.engine.evaluating import Evaluating
 from stratrun.engine.finite import Guard
+from stratrun.engine.gauges import Gauges
 from stratrun.engine.placed import Placed
 from stratrun.engine.saved import Exchange, Saved
 from stratrun.engine.updates import Updates
@@ -65,6 +66,7 @@ class Engine:
         self.evaluating = Evaluating(
             strategy, precision, data, accelerator, device, batch=self.batch, move=self.move
         )
+        self.gauges = Gauges(strategy, precision, device)
         self._placed: Placed
         self.saved: Saved
         """What a checkpoint keeps; there once a model is placed."""
@@ -90,7 +92,7 @@ class Engine:
         }
         self._placed = building.placed(build, loss, transforms, **parts)
         self.model = self._placed.model
-        self.evaluating.placed = self._placed
+        self.evaluating.placed = self.gauges.placed = self._placed
         self.saved = Saved(self._placed, self._updates, **parts)
 
     def prepare_training(self, build: Callable[[nn.Module], dict[str, Optimizer]], several: bool) -> None:

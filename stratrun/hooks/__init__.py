@@ -1,8 +1,13 @@
 from stratrun.hooks.base import POINTS, PRIORITIES, Hook
 from stratrun.hooks.checkpoint import CheckpointHook
 from stratrun.hooks.ema import EMAHook
+from stratrun.hooks.hook_times import HookTimesHook
 from stratrun.hooks.logging import LoggerHook
+from stratrun.hooks.memory import MemoryHook
+from stratrun.hooks.profiler import ProfilerHook
 from stratrun.hooks.scheduler import ParamSchedulerHook
+from stratrun.hooks.stragglers import StragglerHook
+from stratrun.hooks.throughput import ThroughputHook
 from stratrun.hooks.timer import IterTimerHook
 
 __all__ = [
@@ -11,7 +16,12 @@ __all__ = [
     "CheckpointHook",
     "EMAHook",
     "Hook",
+    "HookTimesHook",
     "IterTimerHook",
     "LoggerHook",
+    "MemoryHook",
     "ParamSchedulerHook",
+    "ProfilerHook",
+    "StragglerHook",
+    "ThroughputHook",
 ]

@@ -74,6 +74,8 @@ class RunnerContext:
     def rank(self) -> int:
         return self._started.ranks.rank
 
+    process = rank
+
     @property
     def data_rank(self) -> int:
         """The number of the share of the samples that this process works on."""
