@@ -60,6 +60,9 @@ class Net(nn.Module):
     def train_step(self, batch: Any) -> Tensor:
         strike(self.place, f"step {len(STEPS)}")
         STEPS.append(0)
+        if len(STEPS) == int(os.environ.get("STALL", "0")):
+            Path(self.place, f"stalls-{os.environ.get('RANK', '0')}").touch()
+            time.sleep(float(os.environ.get("STALLS_FOR", "60")))
         return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
 
     def val_step(self, batch: Any) -> Any:
@@ -79,15 +82,17 @@ class Moments(Hook):
     def __init__(self, place: str) -> None:
         self.place = place
         self.validated: list[int] = []
+        self.saved: list[int] = []
 
     def before_save_checkpoint(self, runner: Any) -> None:
+        self.saved.append(runner.iter)
         if runner.iter:
             strike(self.place, "saving")
 
     def after_train_iter(self, runner: Any) -> None:
         if runner.iter == ITERATIONS:
             strike(self.place, "last")
-        if runner.iter == 3 and os.environ.get("ASKS") == os.environ.get("RANK", "0"):
+        if runner.iter == 4 and os.environ.get("ASKS") == os.environ.get("RANK", "0"):
             runner.request("save")
             runner.request("validate", "to see")
 
@@ -132,7 +137,8 @@ def main(place: str, name: str, **options: Any) -> None:
     try:
         runner.train()
     finally:
-        told.write_text(json.dumps({"iter": runner.iter, "validated": moments.validated}))
+        counts = {"iter": runner.iter, "validated": moments.validated, "saved": moments.saved}
+        told.write_text(json.dumps(counts))
     if os.environ.get("RANK", "0") == "0":
         torch.save(runner.model.state_dict(), Path(place, "weights.pt"))
     runner.close()

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from stratrun.checkpoint.discovery import committed_steps
 from stratrun.storage import Folder
 from tests.end_to_end.kill_job import variables_of
-from tests.end_to_end.signal_job import ITERATIONS
+from tests.end_to_end.signal_job import ITERATIONS, PER_EPOCH
 from tests.end_to_end.test_processes import _fork
 from tests.ranks import Ranks
 
@@ -24,7 +25,10 @@ def job(place: Path, name: str, size: int, options: Any = None, **environ: str) 
     """Run the script on so many processes. Returns their exit codes."""
     place.mkdir(exist_ok=True)
     argv = [SCRIPT, str(place), name, json.dumps(options or {})]
-    pids = [_fork(place, {**own, **environ}, argv) for own in variables_of(size)]
+    return codes_of([_fork(place, {**own, **environ}, argv) for own in variables_of(size)])
+
+
+def codes_of(pids: list[int]) -> list[int]:
     return [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
 
 
@@ -78,3 +82,56 @@ def test_a_signal_to_one_rank_alone_ends_all_after_the_same_step_saved_and_the_r
         # A validation that was broken off is made once more, and no other.
         both = one["told"][0]["validated"] + one["second"]["told"][0]["validated"]
         assert both == found["whole"]["told"][0]["validated"], (moment, both)
+
+
+def ends(folder: str) -> dict[str, Any] | None:
+    """Two signals to a step that hangs, one to a process and its loader worker, and wishes of one rank."""
+    if os.environ.get("RANK") != "0":
+        return None
+    mine, found = dict(os.environ), {}
+    place = Path(folder, "twice")
+    pids = started(place, 1, STALL="7")
+    for _ in range(2):
+        os.kill(pids[0], signal.SIGTERM)
+        time.sleep(0.3)
+    found["twice"] = {"codes": codes_of(pids), "steps": committed_steps(Folder(f"{place}/work/checkpoints"))}
+    found["tidy"] = (place / "first-0.json").exists()
+    os.environ.update(mine)
+    place = Path(folder, "group")
+    pids = started(place, 2, STALL="7", STALLS_FOR="0.5", WORKERS="1")
+    os.killpg(pids[0], signal.SIGINT)
+    found["group"] = {"codes": codes_of(pids), **outcome(place, "first", 2)}
+    place = Path(folder, "wishes")
+    found["wishes"] = {"codes": job(place, "first", 2, PAUSE="0.004", ASKS="1"), **outcome(place, "first", 2)}
+    os.environ.update(mine)
+    return found
+
+
+def started(place: Path, size: int, **environ: str) -> list[int]:
+    """Processes that hang, each in a group of its own with those that it starts."""
+    place.mkdir()
+    argv = [SCRIPT, str(place), "first", "{}"]
+    pids = [_fork(place, {**own, **environ}, argv) for own in variables_of(size)]
+    for pid in pids:
+        os.setpgid(pid, pid)
+    end = time.monotonic() + 20
+    while len(list(place.glob("stalls-*"))) < size and time.monotonic() < end:
+        time.sleep(0.02)
+    return pids
+
+
+def test_a_second_signal_leaves_at_once_workers_ignore_theirs_and_wishes_of_one_rank_are_met_by_all(
+    bare_ranks: Ranks, tmp_path: Path
+) -> None:
+    found = bare_ranks(ends, str(tmp_path))[0]
+    assert found["twice"] == {"codes": [143], "steps": [5]} and not found["tidy"]
+    group = found["group"]
+    assert group["codes"] == [130, 130], group["said"]
+    first, second = group["told"]
+    assert first == second and group["steps"][-1] == first["iter"] >= 7
+    wishes = found["wishes"]
+    assert wishes["codes"] == [0, 0], wishes["said"]
+    first, second = wishes["told"]
+    assert first == second
+    (asked,) = [at for at in first["validated"] if at % PER_EPOCH]
+    assert asked in first["saved"] and 6 <= asked < 8
