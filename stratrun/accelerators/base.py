@@ -5,6 +5,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from stratrun.accelerators.side_copies import SideCopies
+
 
 class Accelerator(ABC):
     """A kind of device: whether it is here, which one is this process's, what it can tell.
@@ -38,6 +40,10 @@ class Accelerator(ABC):
     def why_unavailable(self) -> str:
         """What keeps this hardware from being used, for a message."""
         return "none is visible"
+
+    def side_copies(self, device: torch.device) -> SideCopies | None:
+        """What copies batches to the device beside its work; None where there is no such thing."""
+        return None
 
     def memory(self, device: torch.device) -> dict[str, float]:
         """Figures worth logging, by name, in MiB; read without waiting for the device."""

@@ -4,6 +4,7 @@ from typing import Any
 import torch
 
 from stratrun.accelerators.base import Accelerator
+from stratrun.accelerators.side_copies import SideCopies
 from stratrun.errors import IncompatibleError
 from stratrun.registry import ACCELERATORS
 
@@ -40,6 +41,9 @@ class CUDAAccelerator(Accelerator):
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
         return device
+
+    def side_copies(self, device: torch.device) -> SideCopies | None:
+        return SideCopies(torch.cuda, device)
 
     def memory(self, device: torch.device) -> dict[str, float]:
         return {"memory": torch.cuda.max_memory_allocated(device) / 2**20}

@@ -1,13 +1,22 @@
 """What loops iterate: batches of an epoch from a position that can be saved."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
+from stratrun.data.ending import DataEnd
 from stratrun.data.in_step import InStep
 from stratrun.data.order import Share
 from stratrun.data.source import Cursor, Setting, Source, refuse_other_data
 from stratrun.errors import DataError
 from stratrun.state import BatchInfo
+
+
+class Beside(Protocol):
+    """Copies to the device beside its work: an accelerator's `SideCopies`."""
+
+    def over(
+        self, batches: Iterator[tuple[Any, Share]], move: Callable[[Any], Any], *, ahead: bool
+    ) -> Iterator[tuple[Any, Share]]: ...
 
 
 class Feed:
@@ -25,6 +34,9 @@ class Feed:
         batch: BatchInfo,
         move: Callable[[Any], Any],
         in_step: InStep | None = None,
+        *,
+        end: DataEnd | None = None,
+        beside: Beside | None = None,
     ) -> None:
         self._source = source
         self._setting = setting
@@ -32,6 +44,8 @@ class Feed:
         self._move = move
         # None too for training, where no rank is short of a batch.
         self._in_step = None if setting.train else in_step
+        self._end = end if setting.train and source.ends_alone else None
+        self._beside = beside
         self._cursor = Cursor()
         # How far the batch in hand will move the cursor; None when there is none.
         self._in_hand: int | None = None
@@ -46,9 +60,14 @@ class Feed:
             self._to(self._cursor.epoch + 1)
         self._in_hand, self._pass = None, object()
         mine = self._pass
-        info, move, finish, train = self._batch, self._move, self.finish, self._setting.train
+        info, finish, train = self._batch, self.finish, self._setting.train
         found = self._cursor.batches
-        for batch, share in self._started():
+        started, move = self._started(), self._move
+        if self._beside is not None:
+            # Where ranks keep in step, each reads when it says so.
+            ahead = self._source.ahead and self._in_step is None
+            started, move = self._beside.over(started, move, ahead=ahead), _as_it_is
+        for batch, share in started:
             info.size, info.scale, info.positions, info.total, self._in_hand = share
             if train:
                 info.finish = finish
@@ -164,6 +183,8 @@ class Feed:
     def _started(self) -> Iterator[tuple[Any, Share]]:
         source, ranks = self._source, self._setting.world_size
         batches = source.start(self._cursor)
+        if self._end is not None:
+            return self._end.over(batches, self._cursor.batches, ahead=source.ahead)
         if self._in_step is None:
             return batches
         everywhere = (lambda share: share.advance >= ranks) if source.shared_out else None
@@ -172,3 +193,7 @@ class Feed:
     def _to(self, epoch: int) -> None:
         self._cursor = Cursor(epoch)
         self._in_hand, self._ended, self._pass = None, False, None
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

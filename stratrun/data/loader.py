@@ -12,7 +12,8 @@ from torch.utils.data import (
 )
 
 from stratrun.data.check import is_dataset, refuse_mistakes, refuse_no_dataset, sampler_key
-from stratrun.data.feed import Feed
+from stratrun.data.ending import DataEnd, Sums
+from stratrun.data.feed import Beside, Feed
 from stratrun.data.in_step import InStep
 from stratrun.data.mapped import OrderedSource
 from stratrun.data.options import LoaderOptions
@@ -36,6 +37,8 @@ def build_feed(
     move: Callable[[Any], Any],
     pin_memory: bool = False,
     in_step: InStep | None = None,
+    ranks: Sums | None = None,
+    beside: Beside | None = None,
     name: str = "dataloader",
 ) -> Feed:
     """Make what loops iterate out of what the user gave.
@@ -49,6 +52,8 @@ def build_feed(
         move: Brings a batch to the device.
         pin_memory: Whether pinned memory is of use here.
         in_step: What keeps ranks at as many forward passes in evaluation, where that is needed.
+        ranks: Exchanges of all ranks, for training data of which each has its own.
+        beside: What brings batches to the device beside its work, where there is such a thing.
         name: What the user calls it, for messages.
 
     Raises:
@@ -58,7 +63,8 @@ def build_feed(
     if isinstance(spec, Feed):
         return spec
     setting = Setting(name, train, seed, rank, world_size, pin_memory)
-    return Feed(_source(spec, setting), setting, batch, move, in_step)
+    end = DataEnd(ranks, name) if ranks is not None and ranks.world_size > 1 else None
+    return Feed(_source(spec, setting), setting, batch, move, in_step, end=end, beside=beside)
 
 
 def _source(spec: Any, setting: Setting) -> Source:

@@ -47,6 +47,10 @@ class OrderedSource(Source):
     def shared_out(self) -> bool:
         return True
 
+    @property
+    def ahead(self) -> bool:
+        return self._options.draws_apart or draws_nothing(self.dataset)
+
     def start(self, cursor: Cursor) -> Iterator[tuple[Any, Share]]:
         plan, setting = self._plan, self._setting
         # Evaluation draws the same numbers every time, so that results can be compared.

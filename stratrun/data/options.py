@@ -72,6 +72,11 @@ class LoaderOptions:
             rest={key: getattr(loader, key) for key in _PASSED_ON},
         )
 
+    @property
+    def draws_apart(self) -> bool:
+        """Whether what is drawn while a batch is read comes from other generators than the run's."""
+        return self.seed_samples or self.num_workers > 0
+
     def make_loader(self, dataset: Any, setting: Setting, **given: Any) -> DataLoader[Any]:
         """A `DataLoader` that draws nothing from the run's own generators.
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from stratrun.data.batch import batch_size_of
 from stratrun.data.order import Share
@@ -38,6 +38,15 @@ class ReadySource(Source):
         self._setting = setting
         self._seed = setting.seed
         self._used = False
+
+    @property
+    def ends_alone(self) -> bool:
+        return self.left(Cursor()) is None
+
+    @property
+    def ahead(self) -> bool:
+        # A generator may make its batches of what training has come to.
+        return isinstance(self._batches, list | tuple | DataLoader)
 
     def start(self, cursor: Cursor) -> Iterator[tuple[Any, Share]]:
         epoch = cursor.epoch if self._setting.train else 0
@@ -101,6 +110,13 @@ class StatefulSource(Source):
         # Without a state: as it was given.
         self._mark: tuple[Any, int] = (None, 0)
         self._behind = False
+        # Whether a pass over the loader has begun and not ended, and whether that was so at the mark.
+        self._running = False
+        self._cut = False
+
+    @property
+    def ends_alone(self) -> bool:
+        return True
 
     def start(self, cursor: Cursor) -> Iterator[tuple[Any, Share]]:
         for part in parts_of(self._loader):
@@ -121,12 +137,14 @@ class StatefulSource(Source):
     def state(self, cursor: Cursor) -> dict[str, Any]:
         self._take_mark(cursor)
         state, batches = self._mark
-        return {"loader": {"state": state, "batches": batches}, "world_size": self._setting.world_size}
+        own = {"state": state, "batches": batches, "cut": self._cut}
+        return {"loader": own, "world_size": self._setting.world_size}
 
     def go_on(self, state: Mapping[str, Any], cursor: Cursor) -> str:
         refuse_other_ranks("a loader that keeps its own position", state, cursor, self._setting)
         own = state.get("loader") or {"state": None, "batches": 0}
         self._mark = (own["state"], own["batches"])
+        self._cut = own.get("cut", False)
         self._epoch, self._behind = cursor.epoch, True
         return ""
 
@@ -135,20 +153,29 @@ class StatefulSource(Source):
         if self._behind or self._epoch is None:
             return
         if cursor.epoch != self._epoch:
-            self._mark = (self._loader.state_dict(), 0)
+            self._mark, self._cut = (self._loader.state_dict(), 0), self._running
         elif cursor.batches == self._drawn:
-            self._mark = (self._loader.state_dict(), cursor.batches)
+            self._mark, self._cut = (self._loader.state_dict(), cursor.batches), False
 
     def _find(self, cursor: Cursor) -> None:
         """Bring the loader to a position from which the cursor's can be reached by drawing."""
         self._take_mark(cursor)
-        if self._epoch == cursor.epoch and self._mark[0] is not None:
+        if self._mark[0] is None:
+            return
+        if self._cut:
+            # What a pass that begins after one that was left does is the loader's affair. For a resumed
+            # run to do the same, one is left here, from the saved state, in either run.
+            self._loader.load_state_dict(self._mark[0])
+            next(iter(self._loader), None)
+        elif self._epoch == cursor.epoch:
             self._loader.load_state_dict(self._mark[0])
 
     def _counted(self) -> Iterator[Any]:
+        self._running = True
         for batch in self._loader:
             self._drawn += 1
             yield batch
+        self._running = False
 
 
 def parts_of(loader: Any) -> list[Any]:

@@ -42,6 +42,14 @@ class SampledSource(Source):
         self._keys = _SampledKeys(sampler, options, setting)
         self._reader = map_reader(dataset, options, setting, self._keys)
 
+    @property
+    def ends_alone(self) -> bool:
+        return self.left(Cursor()) is None
+
+    @property
+    def ahead(self) -> bool:
+        return self._options.draws_apart
+
     def start(self, cursor: Cursor) -> Iterator[tuple[Any, Share]]:
         epoch = cursor.epoch if self._setting.train else 0
         for part in (self._sampler, getattr(self._sampler, "sampler", None)):

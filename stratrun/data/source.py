@@ -59,6 +59,16 @@ class Source(ABC):
         """Whether each batch is a share of a global one, so that its `advance` tells which ranks have one."""
         return False
 
+    @property
+    def ends_alone(self) -> bool:
+        """Whether each rank reads data of its own, the end of which nobody knows beforehand."""
+        return False
+
+    @property
+    def ahead(self) -> bool:
+        """Whether a batch may be read before the one handed out last is done, without a trace in the run."""
+        return False
+
     @abstractmethod
     def start(self, cursor: Cursor) -> Iterator[tuple[Any, Share]]:
         """The rest of the cursor's epoch, beginning at its position. `cursor` is read at once."""

@@ -67,6 +67,14 @@ class StreamSource(Source):
         # The batches of several workers take turns until the stream of each has ended.
         return not self._options.sharded and self._workers == 1
 
+    @property
+    def ends_alone(self) -> bool:
+        return self._options.sharded
+
+    @property
+    def ahead(self) -> bool:
+        return self._options.draws_apart
+
     def start(self, cursor: Cursor) -> Iterator[tuple[Any, Share]]:
         epoch = cursor.epoch if self._setting.train else 0
         base = derive_seed(self._seed, "samples", self._setting.purpose, epoch)

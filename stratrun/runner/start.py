@@ -122,6 +122,8 @@ def start(form: Form, state: TrainState, control: Control, setup_env: Callable[[
             "move": wiring.engine.move,
             "pin_memory": wiring.pin_memory,
             "in_step": wiring.engine.evaluating.in_step,
+            "ranks": ranks,
+            "beside": choice.accelerator.side_copies(wiring.device),
         },
         saving=saving,
         device=wiring.device,
