@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from stratrun.seed import HostRng, derive_seed, host_rng_state, seed_everything, seed_host, set_host_rng_state
+from stratrun.seed import (
+    HostRng,
+    _python_own,
+    derive_seed,
+    host_rng_state,
+    seed_everything,
+    seed_host,
+    set_host_rng_state,
+)
 
 
 def draw():
@@ -87,3 +95,41 @@ def test_other_kinds_of_numpy_generator_are_put_back_too():
         assert found == expected
     finally:
         np.random.set_bit_generator(own)
+
+
+def test_the_normal_number_that_python_has_in_store_stays_on_its_side():
+    random.seed(5)
+    random.gauss(0, 1)
+    expected = random.getstate()
+    rng = HostRng(1)
+    with rng:
+        inside = random.gauss(0, 1)
+    assert random.getstate() == expected
+    with rng:
+        second = random.gauss(0, 1)
+    random.seed(1)
+    assert [inside, second] == [random.gauss(0, 1), random.gauss(0, 1)]
+
+
+def test_python_s_generator_is_exchanged_alike_with_and_without_reaching_into_its_memory(monkeypatch):
+    def drawn():
+        random.seed(4)
+        rng, found = HostRng(2), []
+        for _ in range(400):  # past the end of the words, where new ones are made
+            found.append(random.random())
+            with rng:
+                found += [random.random(), random.gauss(0, 1)]
+        return found
+
+    truth = drawn()
+    monkeypatch.setattr(_python_own(), "_memory", None)
+    assert drawn() == truth
+    monkeypatch.undo()
+
+    def refused(*_):
+        raise AssertionError("a state was made into objects")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(random, "getstate", refused)
+        patch.setattr(random, "setstate", refused)
+        assert drawn() == truth
