@@ -21,6 +21,7 @@ invents is called where the loop calls it::
 `test` and `predict` have the same points as `val`. `before_save_checkpoint` comes before each
 save, `after_load_checkpoint` between `before_run` and the loop, `on_exception` where any of it fails.
 An evaluation that is left because the job is asked to end has `on_break_off` in place of its `after_` points.
+`before_log` and `after_log` come where values of training are logged: what a hook puts into `values` is, too.
 """
 
 from typing import Any, ClassVar
@@ -57,6 +58,8 @@ POINTS: dict[str, tuple[str, ...]] = {
     "after_predict_iter": _DONE,
     "before_save_checkpoint": ("checkpoint",),
     "after_load_checkpoint": ("checkpoint",),
+    "before_log": ("values",),
+    "after_log": (),
     "on_exception": ("exception",),
     "on_break_off": (),
 }

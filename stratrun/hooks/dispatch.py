@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +14,8 @@ from stratrun.hooks.base import FOREIGN_POINTS, POINTS, PRIORITIES, Hook
 
 if TYPE_CHECKING:
     from stratrun.context import RunContext
+
+Around = Callable[[Hook, str], AbstractContextManager[Any]]
 
 _RESERVED = frozenset(name for name in dir(Hook) if not name.startswith("_"))
 
@@ -32,7 +35,10 @@ class HookList:
 
     def __init__(self) -> None:
         self._hooks: list[tuple[int, Hook]] = []
-        self._table: dict[str, tuple[_Handler, ...]] = {}
+        self._bare: dict[str, tuple[_Handler, ...]] = {}
+        # What is called: the same, unless calls are watched.
+        self._table = self._bare
+        self._around: Around | None = None
         self._waiting: dict[str, str] = {}
 
     def __iter__(self) -> Iterator[Hook]:
@@ -56,9 +62,26 @@ class HookList:
         self._hooks.append((place, hook))
         self._hooks.sort(key=lambda entry: entry[0])
         for point, call in calls.items():
-            handlers = [*self._table.get(point, ()), _Handler(hook, call)]
+            handlers = [*self._bare.get(point, ()), _Handler(hook, call)]
             order = {id(h): i for i, (_, h) in enumerate(self._hooks)}
-            self._table[point] = tuple(sorted(handlers, key=lambda handler: order[id(handler.hook)]))
+            self._bare[point] = tuple(sorted(handlers, key=lambda handler: order[id(handler.hook)]))
+        self.around = self._around
+
+    @property
+    def around(self) -> Around | None:
+        """Gives a context to enter around each call of a hook at a point. None, where nobody watches."""
+        return self._around
+
+    @around.setter
+    def around(self, around: Around | None) -> None:
+        self._around = around
+        if around is None:
+            self._table = self._bare
+            return
+        self._table = {
+            point: tuple(_Handler(hook, _watched(around, hook, point, call)) for hook, call in handlers)
+            for point, handlers in self._bare.items()
+        }
 
     def call(self, runner: RunContext, point: str, details: dict[str, Any]) -> None:
         """Call every hook that has a method named `point`."""
@@ -68,11 +91,11 @@ class HookList:
         details["runner"] = runner
         if point in self._waiting:
             del self._waiting[point]
-        for handler in handlers:
+        for hook, call in handlers:
             try:
-                handler.call(details)
+                call(details)
             except Exception as error:
-                error.add_note(f"in {type(handler.hook).__name__}.{point}, step {runner.step}")
+                error.add_note(f"in {type(hook).__name__}.{point}, step {runner.step}")
                 raise
 
     def never_called(self) -> list[str]:
@@ -98,6 +121,16 @@ class HookList:
             hooks = (f"{type(h.hook).__name__} ({priority[id(h.hook)]})" for h in self._table[point])
             lines.append(f"{point}: {', '.join(hooks)}")
         return "\n".join(lines)
+
+
+def _watched(
+    around: Around, hook: Hook, point: str, call: Callable[[dict[str, Any]], Any]
+) -> Callable[[dict[str, Any]], Any]:
+    def watched(details: dict[str, Any]) -> None:
+        with around(hook, point):
+            call(details)
+
+    return watched
 
 
 def parse_priority(priority: int | str) -> int:

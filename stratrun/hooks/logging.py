@@ -115,7 +115,9 @@ class LoggerHook(Hook):
         left = self._seconds_left(runner)
         if left is not None:
             values["eta"] = left
+        runner.call_hooks("before_log", values=values)
         runner.log(values)
+        runner.call_hooks("after_log")
 
     def _seconds_left(self, runner: RunContext) -> float | None:
         """By the pace of this process so far, with all that goes on between iterations."""
