@@ -32,6 +32,8 @@ class EnvSettings:
     """Process group backend, in place of the accelerator's own."""
     timeout: float = 600.0
     """Seconds after which a collective that some rank never joined is an error."""
+    strict_sync: bool | None = None
+    """Name the hooks that wait for the device between log points. Slows each step: for finding out."""
 
     def apply(self) -> None:
         if self.cudnn_benchmark is not None:
@@ -81,7 +83,7 @@ def parse_env(spec: Any) -> EnvSettings:
             f"env_cfg: mp_start_method={settings.mp_start_method!r} is unknown; "
             f"{nearest(str(settings.mp_start_method), methods)}"
         )
-    _check_flags("env_cfg", settings, ("cudnn_benchmark", "tf32"))
+    _check_flags("env_cfg", settings, ("cudnn_benchmark", "tf32", "strict_sync"))
     if settings.backend is not None:
         check_backend(settings.backend)
     threads, timeout = settings.num_threads, settings.timeout

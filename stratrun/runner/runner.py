@@ -53,7 +53,8 @@ class Runner(RunnerContext):
         resume: True goes on from the newest checkpoint in `work_dir`, ``"auto"`` does so if there
             is one; a path, a URL or a name such as ``"work_dirs/x/best"`` goes on from there.
         randomness: ``dict(seed=, deterministic=)``.
-        env_cfg: ``dict(cudnn_benchmark=, tf32=, num_threads=, mp_start_method=, backend=, timeout=)``.
+        env_cfg: ``dict(cudnn_benchmark=, tf32=, num_threads=, mp_start_method=, backend=, timeout=,
+            strict_sync=)``.
         checkpoint_cfg: ``dict(asynchronous=, deadline=, storage_options=)``; see `stratrun.runner.saving`.
         control_cfg: ``dict(signals=, time_limit=, requeue=)``; see `stratrun.control.settings`.
         cfg: The config that the arguments came from; kept beside the logs.
