@@ -192,10 +192,10 @@ class Guard:
         bad, losses = found
         if not bad:
             return False
+        self._state.skipped += 1
         if self.settings.policy == "skip":
             # It was counted while nobody knew.
             self._state.step -= 1
-            self._state.skipped += 1
         elif self._late is not None:
             self._late.clear()
         self._decide(losses)
