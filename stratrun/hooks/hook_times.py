@@ -54,15 +54,16 @@ class HookTimesHook(Hook):
 
     def report(self) -> str:
         """A table of all hooks and points, those that took longest in all first."""
-        if not self.times:
+        # All but the call in which this is asked for at the end of a job.
+        done = {f"{name}.{point}": spent for (name, point), spent in self.times.items() if spent.calls}
+        if not done:
             return "hooks: none was called"
-        rows = sorted(self.times.items(), key=lambda row: -row[1].seconds)
-        width = max(len(f"{name}.{point}") for name, point in self.times)
+        width = max(map(len, done))
         lines = [f"{'hooks':<{width}} {'calls':>8} {'us a call':>10} {'longest':>10} {'ms in all':>10}"]
-        for (name, point), timed in rows:
+        for name, spent in sorted(done.items(), key=lambda row: -row[1].seconds):
             lines.append(
-                f"{f'{name}.{point}':<{width}} {timed.calls:>8} {timed.seconds / timed.calls * 1e6:>10.1f} "
-                f"{timed.longest * 1e6:>10.1f} {timed.seconds * 1e3:>10.2f}"
+                f"{name:<{width}} {spent.calls:>8} {spent.seconds / spent.calls * 1e6:>10.1f} "
+                f"{spent.longest * 1e6:>10.1f} {spent.seconds * 1e3:>10.2f}"
             )
         return "\n".join(lines)
 

@@ -47,9 +47,9 @@ class ProfilerHook(Hook):
         folder: str | os.PathLike[str] | None = None,
         **options: Any,
     ) -> None:
-        for name, value, least in (("wait", wait, 0), ("warmup", warmup, 0), ("active", active, 1)):
-            _check(name, value, least)
-        _check("repeat", repeat, 1)
+        _check("wait", wait, 0)
+        for name, value in (("warmup", warmup), ("active", active), ("repeat", repeat)):
+            _check(name, value, 1)
         for name in ("schedule", "on_trace_ready"):
             if name in options:
                 raise ConfigError(

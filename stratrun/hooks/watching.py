@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from stratrun.hooks.base import Hook
 
 if TYPE_CHECKING:
-    from stratrun.hooks.dispatch import HookList
-
-Around = Callable[[Hook, str], AbstractContextManager[Any]]
+    from stratrun.hooks.dispatch import Around, HookList
 
 
 class Watching:
