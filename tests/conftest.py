@@ -14,6 +14,7 @@ from stratrun.testing.fixtures import (
 )
 from tests.leaks import Snapshot
 from tests.stores import Server, Store
+from tests.warm import Warm
 
 __all__ = ["four_ranks", "pytest_collection_finish", "pytest_unconfigure", "ready_ranks", "two_ranks"]
 
@@ -30,6 +31,14 @@ def s3_server() -> Iterator[Server]:
     server = Server()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """Programs that start with torch imported."""
+    programs = Warm()
+    yield programs
+    programs.stop()
 
 
 @pytest.fixture

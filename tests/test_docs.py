@@ -3,7 +3,7 @@
 The blocks of a page run in order, in one process and one empty folder beside a link to examples/:
 
 - `python` is executed; `yaml`, `toml` and `json` are loaded as configs; `bash` is run, with the programs of
-  this environment.
+  this environment, which start warm: tests of the command start them as a user does.
 - A block whose first line is `# file: NAME` (`// file: NAME` in json) is written to that file; a config is
   loaded as well.
 - `text` and `mermaid` are for the reader.
@@ -23,6 +23,7 @@ from types import ModuleType
 import pytest
 
 from tests.ranks import Ranks
+from tests.warm import Warm
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))]
@@ -57,7 +58,6 @@ def run_page(page: str) -> None:
     """Run the blocks of a page in the current folder. Meant for a process of its own."""
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     sys.path.insert(0, os.getcwd())
     sys.modules["__main__"] = main = ModuleType("__main__")
     for block in blocks(Path(page).read_text()):
@@ -97,8 +97,10 @@ def load_config(block: Block, path: Path) -> None:
 
 
 @pytest.fixture
-def page_process(two_ranks: Ranks) -> Iterator[Ranks]:
+def page_process(two_ranks: Ranks, warm: Warm, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranks]:
     """A process of its own that has torch imported."""
+    for programs in (Path(sys.executable).parent, warm.folder):
+        monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
     process = Ranks(two_ranks.server, 1, joined=False, limit=PAGE_SECONDS)
     yield process
     process.stop()

@@ -13,6 +13,7 @@ from stratrun.cli.main import run
 from stratrun.cli.verify_resume.differences import findings, same
 from stratrun.cli.verify_resume.outcome import Outcome, RowKey
 from stratrun.cli.verify_resume.verdict import different
+from tests.warm import Warm
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -94,7 +95,8 @@ WORDS = ["parity.yaml", "--import", "task.py"]
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PATH", str(warm.folder), prepend=os.pathsep)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
@@ -104,8 +106,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def verify_resume(*words: str, config: str = "parity.yaml") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "stratrun", "verify-resume", config, "--import", "task.py", *words]
+def verify_resume(
+    *words: str, config: str = "parity.yaml", python: str = "python"
+) -> subprocess.CompletedProcess[str]:
+    """By a python that starts warm, and so do the trainings that it starts, unless another is given."""
+    command = [python, "-m", "stratrun", "verify-resume", config, "--import", "task.py", *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -159,7 +164,7 @@ def test_a_data_set_with_a_generator_of_its_own_is_named() -> None:
 
 
 def test_a_job_that_fails_or_ends_too_early_is_reported_as_itself() -> None:
-    failed = verify_resume("optimizer.type=AdamWW")
+    failed = verify_resume("optimizer.type=AdamWW", python=sys.executable)
     assert failed.returncode == 2
     assert "did you mean 'AdamW'" in failed.stderr and "nothing was compared" in failed.stdout
     early = verify_resume("--at", "6", config="by_iteration.yaml")
