@@ -5,10 +5,20 @@ from typing import Any
 
 import pytest
 
-from stratrun import Hook, Runner
+from stratrun import Hook, Logger, Runner
 from stratrun.hooks import HookTimesHook, ProfilerHook
 from stratrun.hooks import hook_times as hook_times_module
 from tests.problems import perceptron, points
+
+
+class Hears(Logger):
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.told.append(text)
+
+    def log(self, record: Any) -> None: ...
 
 
 class Takes(Hook):
@@ -42,7 +52,7 @@ def test_each_hook_is_told_by_itself_and_nothing_watches_before_or_after(
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr(hook_times_module, "perf_counter", lambda: clock[0])
-    watch, other = HookTimesHook(), TakesInVal(clock)
+    watch, other, heard = HookTimesHook(), TakesInVal(clock), Hears()
     runner = Runner(
         perceptron(),
         loss="cross_entropy",
@@ -53,11 +63,9 @@ def test_each_hook_is_told_by_itself_and_nothing_watches_before_or_after(
         optimizer={"type": "SGD", "lr": 0.1},
         default_hooks={"logger": {"type": "LoggerHook", "interval": 2}},
         custom_hooks=[Takes(clock), other, ProfilerHook(wait=0, warmup=1, active=1, folder=tmp_path), watch],
-        loggers=[],
+        loggers=[heard],
         work_dir=tmp_path,
     )
-    told: list[str] = []
-    monkeypatch.setattr(runner.loggers, "say", told.append)
     assert runner.hooks.around is None
     runner.train()
     runner.close()
@@ -73,4 +81,4 @@ def test_each_hook_is_told_by_itself_and_nothing_watches_before_or_after(
     lines = watch.report().splitlines()
     assert lines[1].split() == ["TakesInVal.after_val_iter", "4", "500000.0", "500000.0", "2000.00"]
     assert lines[2].split() == ["Takes.after_train_iter", "4", "3000.0", "3000.0", "12.00"]
-    assert [text.splitlines()[1:3] for text in told if text.startswith("hooks")] == [lines[1:3]]
+    assert [text.splitlines()[1:3] for text in heard.told if text.startswith("hooks")] == [lines[1:3]]
