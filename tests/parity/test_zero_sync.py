@@ -66,6 +66,7 @@ def run(
     Returns the marks, and what was waited for in all.
     """
     marks: list[Mark] = []
+    more_hooks = options.pop("more_hooks", [])
     form: dict[str, Any] = {
         "loggers": ["console", "jsonl", "tensorboard"],
         "default_hooks": {"logger": {"type": "LoggerHook", "interval": INTERVAL}},
@@ -83,7 +84,7 @@ def run(
             val_evaluator="Accuracy",
             optimizer={"type": "AdamW", "lr": 0.01},
             param_scheduler={"type": "CosineAnnealingLR", "T_max": 10},
-            custom_hooks=[Before(found, marks), After(found, marks)],
+            custom_hooks=[Before(found, marks), After(found, marks), *more_hooks],
             work_dir=work_dir,
             **{**form, **options},
         )
@@ -142,6 +143,12 @@ def test_two_ranks_wait_for_nothing_between_log_points(
 ) -> None:
     for runs in two_ranks(with_and_without_hooks, *ON_TWO[strategy], str(tmp_path)):
         assert_nothing_waits(runs)
+        if strategy == "ddp":
+            # The gradients, as of any loop over DistributedDataParallel, and in validation nothing.
+            sent = {(place, tuple(sent.items())) for place, _, _, sent in between_log_points(runs[0][0])}
+            gradients = ("train, before logging", (("allreduce_", 1),))
+            assert gradients in sent
+            assert all(not exchanges for place, exchanges in sent - {gradients}), sent
 
 
 def test_four_ranks_in_two_replicas_wait_for_nothing_between_log_points(
