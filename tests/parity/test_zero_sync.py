@@ -144,11 +144,13 @@ def test_two_ranks_wait_for_nothing_between_log_points(
     for runs in two_ranks(with_and_without_hooks, *ON_TWO[strategy], str(tmp_path)):
         assert_nothing_waits(runs)
         if strategy == "ddp":
-            # The gradients, as of any loop over DistributedDataParallel, and in validation nothing.
-            sent = {(place, tuple(sent.items())) for place, _, _, sent in between_log_points(runs[0][0])}
-            gradients = ("train, before logging", (("allreduce_", 1),))
-            assert gradients in sent
-            assert all(not exchanges for place, exchanges in sent - {gradients}), sent
+            # The gradients, as of any loop over DistributedDataParallel, and in validation nothing. In the
+            # second iteration that class also sorts them anew.
+            stretches = [
+                one for one in between_log_points(runs[0][0]) if one[:2] != ("train, before logging", 2)
+            ]
+            for place, _, _, sent in stretches:
+                assert sent == ({"allreduce_": 1} if place == "train, before logging" else {})
 
 
 def test_four_ranks_in_two_replicas_wait_for_nothing_between_log_points(
