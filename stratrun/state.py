@@ -20,7 +20,7 @@ class TrainState:
     samples: int = 0
     """Training samples seen by all ranks together."""
     skipped: int = 0
-    """Updates dropped because the scaled gradients overflowed."""
+    """Updates dropped because scaled gradients overflowed, or for what is not finite. See `non_finite`."""
     validated: int = 0
     """Epoch or iteration (the unit of the train loop) of the last validation within training."""
     stopping: bool = False

@@ -83,12 +83,13 @@ class Guard:
             self._late = Late.of(self.settings, optimizers, self._flag)
 
     @property
-    def reason(self) -> str:
-        """What it is set to, and what that costs where it costs something."""
-        text = f"non_finite={self.settings.policy}"
-        if self._in_host is None and self._late is None and not self.owns_overflow:
-            text += ": the device is waited for before each update, which fused optimizers do without"
-        return text
+    def reason(self) -> str | None:
+        """What it is set to, where that costs something."""
+        if self._in_host is not None or self._late is not None or self.owns_overflow:
+            return None
+        what = "one fused optimizer does" if self.settings.policy == "skip" else "fused optimizers do"
+        policy = self.settings.policy
+        return f"non_finite={policy}: waits for the device before each update, which {what} without"
 
     # -- what updates call
 

@@ -1,5 +1,6 @@
 """Numbers in host memory, read without an operation: neither dispatch nor a wait."""
 
+from collections.abc import Callable
 from ctypes import c_float, c_uint16, c_uint32, c_uint64
 from typing import Any
 
@@ -7,25 +8,25 @@ import torch
 from torch import Tensor
 
 # By dtype: a whole number of its size, and the bits of the exponent, all set in what is not finite.
-_EXPONENTS: dict[torch.dtype, tuple[Any, int]] = {
-    torch.float32: (c_uint32, 0x7F80_0000),
-    torch.float64: (c_uint64, 0x7FF0_0000_0000_0000),
-    torch.bfloat16: (c_uint16, 0x7F80),
-    torch.float16: (c_uint16, 0x7C00),
+_EXPONENTS: dict[torch.dtype, tuple[Callable[[int], Any], int]] = {
+    torch.float32: (c_uint32.from_address, 0x7F80_0000),
+    torch.float64: (c_uint64.from_address, 0x7FF0_0000_0000_0000),
+    torch.bfloat16: (c_uint16.from_address, 0x7F80),
+    torch.float16: (c_uint16.from_address, 0x7C00),
 }
 
 
 def finite_in_host(number: Tensor) -> bool | None:
     """Whether a single number is finite; None where that cannot be told without an operation."""
     # Not of subclasses, whose memory may be elsewhere, or nowhere.
-    if not number.is_cpu or type(number) is not Tensor:
+    if type(number) is not Tensor or not number.is_cpu:
         return None
     kind = _EXPONENTS.get(number.dtype)
     address = number.data_ptr()
     if kind is None or not address:
         return None
-    bits: int = kind[0].from_address(address).value
-    return bits & kind[1] != kind[1]
+    read, exponent = kind
+    return read(address).value & exponent != exponent  # type: ignore[no-any-return]
 
 
 def number_at(tensor: Tensor) -> c_float | None:

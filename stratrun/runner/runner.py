@@ -162,6 +162,8 @@ class Runner(RunnerContext):
             self._place()
         if job == "train" and not self._can_train:
             self._schedules = start.prepare_training(self._form, self.engine)
+            if self.engine.guard is not None and self.engine.guard.reason is not None:
+                self.reasons.append(self.engine.guard.reason)
             self._can_train = True
         if job == "train" and self.has_validation:
             self._loop("val")

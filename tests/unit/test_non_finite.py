@@ -32,7 +32,7 @@ def arguments(**options: Any) -> dict[str, Any]:
 
 
 class HeardLater(Hook):
-    """Has the run treat this host as a device that is not waited for: fused optimizers drop updates here too."""
+    """Has the run treat this host as a device that is not waited for: fused optimizers drop updates here."""
 
     def __init__(self) -> None:
         self.kept: list[dict[str, Tensor]] = []
