@@ -17,7 +17,7 @@ class HookTimesHook(Hook):
     """Tells at the end of a job how many microseconds each hook has taken, at each point.
 
     What a hook calls in turn, such as the hooks of a validation that it starts, counts for those. The host's
-    clock is read, so a hook that only queues work for a device is quick. At log points the log gets
+    clock is read, so a hook that only queues work for a GPU is quick. At log points the log gets
     `hook_us`, what all hooks take in an iteration. Watching costs about a microsecond a call.
     """
 
