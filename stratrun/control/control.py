@@ -78,10 +78,7 @@ class Control:
         return time.monotonic() - self._started if self._exchange is None else self._seconds
 
     def meet(self, *, broke_off: bool = False) -> bool:
-        """Come together and agree on all that was asked for. Every rank calls it at the same point.
-
-        Returns whether any of them has broken off its pass.
-        """
+        """Agree on all that was asked for, every rank at the same point. Returns whether any broke off."""
         exchange = self._exchange
         if exchange is None:
             self.broke_off = broke_off
@@ -130,6 +127,8 @@ class Control:
         trap = SignalTrap(() if outer else settings.numbers, self._note, launched=launched)
         try:
             yield trap.set()
+            if not outer and self._signal > 0 and not self.state.urgent:
+                self._stop_by(self._signal)  # it came when all was done: nobody else hears of it any more
         except BaseException:
             if self._exchange is not None and not outer:
                 self._exchange.abandon()

@@ -99,10 +99,7 @@ def start(form: Form, state: TrainState, control: Control, setup_env: Callable[[
     seed_everything(derive_seed(seed, "rank", data.rank) if data.rank else seed)
     checkpointer = _checkpointer(work_dir, run_id, wiring, choice.strategy, saving)
     wiring.engine.watches.append(checkpointer.raise_if_failed)
-    # Where a forward pass is an exchange, or ranks share batches, all have to make the same ones.
-    apart = not choice.strategy.collective_forward and choice.strategy.ranks_per_batch == 1
-    settle, limits = wiring.engine.evaluating.settle, parse_control(form.control_cfg)
-    wiring.engine.watches.extend(control.connect(wiring.control, limits, settle=settle, apart=apart))
+    _take_part(control, wiring, form, choice.strategy)
     return Started(
         engine=wiring.engine,
         ranks=ranks,
@@ -130,6 +127,14 @@ def start(form: Form, state: TrainState, control: Control, setup_env: Callable[[
         owns_group=wiring.owns_group,
         config=_config_text(form.cfg),
     )
+
+
+def _take_part(control: Control, wiring: Wiring, form: Form, strategy: Strategy) -> None:
+    engine, limits = wiring.engine, parse_control(form.control_cfg)
+    # Where a forward pass is an exchange, or ranks share batches, all have to make the same ones.
+    apart = not strategy.collective_forward and strategy.ranks_per_batch == 1
+    settle = engine.evaluating.settle
+    engine.watches.extend(control.connect(wiring.control, limits, settle=settle, apart=apart))
 
 
 def _checkpointer(
