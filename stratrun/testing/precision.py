@@ -168,7 +168,8 @@ class _Trial:
     def overflow(self) -> str:
         if type(self.built).step is Precision.step:
             raise NotChecked("it drops no updates")
-        found = self.run(loss=Spiking(3))
+        # Such a loss is what `non_finite` is for, too; here it stands for gradients that overflow.
+        found = self.run(loss=Spiking(3), non_finite="ignore")
         if any(not value.isfinite().all() for value in found.weights.values()):
             raise Wrong("after one infinite loss weights are not finite", "step() leaves the update out then")
         windows = self.recipe.epochs * len(problem.windows(self.recipe))
@@ -177,6 +178,11 @@ class _Trial:
                 f"of {windows} updates {found.counters['step']} were counted as done and "
                 f"{found.counters['skipped']} as dropped, instead of {windows - 1} and 1",
                 "step() returns False for an update that was dropped",
+            )
+        if not self.built.drops_overflow:
+            raise Wrong(
+                "drops_overflow is False, and step() drops updates",
+                "without drops_overflow = True in the class a run takes the first overflow for an error",
             )
         return "1 dropped"
 
