@@ -81,9 +81,10 @@ class SideCopies:
 
 
 class _Copy(NamedTuple):
+    """A batch whose copy is under way until the event `done`; None for one still to be moved, with the work."""
+
     batch: Any
     done: Any
-    """An event; None for a batch that is still to be moved, with the work."""
 
 
 def tensors_in(batch: Any) -> list[Tensor] | None:
