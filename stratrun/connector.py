@@ -122,6 +122,7 @@ def connect(
         clipping=clipping,
         guard=guard,
     )
+    engine.gauges.ranks = collectives
     return Wiring(
         engine, collectives, data, saving, control, device, accelerator.pin_memory, owns_group, reasons
     )

@@ -34,6 +34,10 @@ class Gauges(Protocol):
         """Operations in a second that the hardware behind one batch can do at most; None if unknown."""
         ...
 
+    def of_all(self, figures: Any) -> list[Any]:
+        """What every process has given, in their order. All call it at the same point."""
+        ...
+
     def time_forward(self) -> Timed | None:
         """Begin to time forward passes; None where those of several processes wait for each other."""
         ...

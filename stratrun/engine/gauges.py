@@ -1,12 +1,17 @@
 """What hooks may ask of the hardware beside its memory."""
 
+from typing import TypeVar
+
 import torch
 
 from stratrun.accelerators.peaks import peak_of
 from stratrun.engine.forward_times import ForwardTimes
 from stratrun.engine.placed import Placed
+from stratrun.engine.saved import Exchange
 from stratrun.precision.base import Precision
 from stratrun.strategies.base import Strategy
+
+T = TypeVar("T")
 
 
 class Gauges:
@@ -14,6 +19,8 @@ class Gauges:
 
     placed: Placed
     """There once a model is placed."""
+    ranks: Exchange
+    """All of them, those that work on one batch together as well."""
 
     def __init__(self, strategy: Strategy, precision: Precision, device: torch.device) -> None:
         self._strategy = strategy
@@ -24,6 +31,10 @@ class Gauges:
         """What the hardware behind one batch can do in a second at most, in this number format."""
         one = peak_of(self._device, self._precision.name)
         return None if one is None else one * self._strategy.ranks_per_batch
+
+    def of_all(self, figures: T) -> list[T]:
+        """What every process has given, in their order. All call it at the same point."""
+        return self.ranks.gather(figures)
 
     def time_forward(self) -> ForwardTimes | None:
         """Begin to time forward passes; None where those of several processes wait for each other."""

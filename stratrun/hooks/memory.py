@@ -52,7 +52,7 @@ class MemoryHook(Hook):
         values.update(self._figures)
         own = {**runner.engine.memory(), **self._figures}
         own.pop("host_free", None)
-        everyone = runner.engine.collect([(runner.process, own)])
+        everyone = runner.engine.gauges.of_all(own)
         for name in own:
             values[f"{name}_max"] = max(one.get(name, 0.0) for one in everyone)
 

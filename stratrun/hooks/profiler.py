@@ -69,7 +69,7 @@ class ProfilerHook(Hook):
     def before_train(self, runner: RunContext) -> None:
         chosen = self.processes is None or runner.process in self.processes
         # Where the first process logs: the others have no log folder of their own.
-        folder = runner.engine.collect([(runner.process, runner.log_folder)])[0] or runner.work_dir
+        folder = runner.engine.gauges.of_all(runner.log_folder)[0] or runner.work_dir
         self._folder = os.fspath(self.folder or os.path.join(folder, "profile"))
         self._next = runner.iter + self.wait if chosen and self._done < self.repeat else -1
 

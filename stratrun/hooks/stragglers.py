@@ -83,7 +83,7 @@ class StragglerHook(Hook):
             runner.hooks.register(self._first)
 
     def before_train(self, runner: RunContext) -> None:
-        self._alone = len(runner.engine.collect([(runner.process, None)])) == 1
+        self._alone = len(runner.engine.gauges.of_all(None)) == 1
         if self._forward is None and not self._alone:
             self._forward = runner.engine.gauges.time_forward()
         self._clear()
@@ -116,7 +116,7 @@ class StragglerHook(Hook):
         sections = [median(times) if times else None for times in (self._data, forward, self._hooks)]
         row = (runner.process, platform.node(), median(self._whole), sections)
         self._clear()
-        self._judge(runner, runner.engine.collect([(runner.process, row)]))
+        self._judge(runner, runner.engine.gauges.of_all(row))
 
     def after_train(self) -> None:
         if self._forward is not None:

@@ -22,10 +22,11 @@ class FakeRun:
         self.process = 0
         self.told: list[str] = []
         self.loggers = SimpleNamespace(say=self.told.append)
-        self.engine = SimpleNamespace(memory=lambda: {"memory": 30.0}, collect=self.collect)
+        self.engine = SimpleNamespace(
+            memory=lambda: {"memory": 30.0}, gauges=SimpleNamespace(of_all=self.of_all)
+        )
 
-    def collect(self, items: list[tuple[int, dict[str, float]]]) -> list[dict[str, float]]:
-        own = items[0][1]
+    def of_all(self, own: dict[str, float]) -> list[dict[str, float]]:
         return [own, {name: 2 * value for name, value in own.items()}]
 
 
