@@ -64,7 +64,7 @@ def measured(given: argparse.Namespace) -> dict[str, Any]:
             print(f"\n{table(found, name)}\n")
             for one in found.values():
                 rate = 32e6 * dist.get_world_size() / median(one.own)
-                print(f"{one.name}: {rate:.0f} samples/s, {1 / one.summary()['ratio']:.3f} of bare DDP")
+                print(f"- {one.name}: {rate:.0f} samples/s, {1 / one.summary()['ratio']:.3f} of bare DDP")
     return figures
 
 
