@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.warm import Warm
+
 pytestmark = pytest.mark.timeout(240)
 
 TASK = """
@@ -58,10 +60,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def warm_path(folder: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs start with torch imported. For tests beside those of the same program started cold."""
+    monkeypatch.setenv("PATH", str(warm.folder), prepend=os.pathsep)
+
+
 def stratrun(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "stratrun", *words], capture_output=True, text=True, check=False
-    )
+    return subprocess.run(["python", "-m", "stratrun", *words], capture_output=True, text=True, check=False)
 
 
 def paste(command: str) -> subprocess.CompletedProcess[str]:
@@ -102,6 +108,7 @@ def test_ddp_without_torchrun_says_a_command_that_works_and_that_says_the_next()
     assert "accuracy=1" in tested.stdout
 
 
+@pytest.mark.usefixtures("warm_path")
 def test_the_command_to_run_next_takes_the_best_weights_where_some_are_watched() -> None:
     watched = ["val_dataloader={dataset: {type: Parity, size: 13}, batch_size: 4}", "val_evaluator=Accuracy"]
     best = [
@@ -119,6 +126,7 @@ def test_the_command_to_run_next_takes_the_best_weights_where_some_are_watched()
     assert tested.returncode == 0, tested.stderr
 
 
+@pytest.mark.usefixtures("warm_path")
 def test_a_mistake_that_all_ranks_make_is_told_once() -> None:
     failed = paste("torchrun --nproc_per_node=2 -m stratrun train parity.yaml")
     assert failed.returncode != 0
@@ -126,6 +134,7 @@ def test_a_mistake_that_all_ranks_make_is_told_once() -> None:
     assert "stratrun: error: " in failed.stderr
 
 
+@pytest.mark.usefixtures("warm_path")
 def test_an_error_of_the_model_keeps_its_traceback() -> None:
     failed = stratrun("train", *WORDS, "model.fail=true")
     assert failed.returncode == 1

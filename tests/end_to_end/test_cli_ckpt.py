@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 from stratrun.checkpoint import StoredCheckpoint
 from stratrun.cli.main import run
 from stratrun.storage import Folder
+from tests.warm import Warm
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -51,7 +51,7 @@ RUN = "work_dirs/parity"
 
 
 def stratrun(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "stratrun", *words]
+    command = ["python", "-m", "stratrun", *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -66,9 +66,9 @@ def accuracy(said: str) -> float:
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, warm: Warm, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    monkeypatch.setenv("PATH", str(warm.folder), prepend=os.pathsep)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     Path("task.py").write_text(TASK)
