@@ -18,7 +18,6 @@ from tests.end_to_end.test_processes import _fork
 from tests.ranks import Ranks
 
 SCRIPT = str(Path(__file__).with_name("signal_job.py"))
-MOMENTS = ("building", "step 0", "step 9", "data", "validation", "saving", "last")
 
 
 def job(place: Path, name: str, size: int, options: Any = None, **environ: str) -> list[int]:
@@ -61,11 +60,18 @@ def struck(folder: str, size: int, moments: tuple[str, ...]) -> dict[str, Any] |
     return found
 
 
-@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize(
+    ("size", "moments"),
+    [
+        (1, ("building", "validation")),
+        (2, ("building", "step 9")),
+        (2, ("data", "last")),
+        (2, ("validation", "saving")),
+    ],
+)
 def test_a_signal_to_one_rank_alone_ends_all_after_the_same_step_saved_and_the_rest_is_the_same_to_the_bit(
-    size: int, bare_ranks: Ranks, tmp_path: Path
+    size: int, moments: tuple[str, ...], bare_ranks: Ranks, tmp_path: Path
 ) -> None:
-    moments = MOMENTS if size == 2 else ("building", "step 9", "validation")
     found = bare_ranks(struck, str(tmp_path), size, moments)[0]
     assert found["whole"]["codes"] == [0] * size, found["whole"]["said"]
     for moment in moments:
