@@ -81,7 +81,7 @@ class SideCopies:
 
 
 class _Copy(NamedTuple):
-    """A batch whose copy is under way until the event `done`; None for one still to be moved, with the work."""
+    """A batch whose copy is under way until the event `done`; None if it is still to be moved."""
 
     batch: Any
     done: Any

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stratrun.hooks.base import Hook
 from stratrun.registry import HOOKS
@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 @HOOKS.register_module()
 class IterTimerHook(Hook):
-    """Gives the log `time`, seconds an iteration takes, and `data_time`, those spent waiting for a batch.
+    """Gives the log `time`, seconds an iteration takes, `data_time`, those spent waiting for a batch, and
+    `data_share`, what part they are.
 
     The clock is read without waiting for work that is still under way: a single time may be that
     of launching the work, while means over a window are right all the same.
@@ -43,3 +44,7 @@ class IterTimerHook(Hook):
         now = perf_counter()
         runner.records.add({"time": now - self._ended, "data_time": self._data_time})
         self._ended = now
+
+    def before_log(self, values: dict[str, Any]) -> None:
+        if values.get("time") and "data_time" in values:
+            values["data_share"] = float(values["data_time"]) / float(values["time"])

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from stratrun.loggers.record import Record
 
 _FIRST = ("lr", "loss")
-_LAST = ("time", "data_time", "eta", "memory")
+_LAST = ("time", "data_time", "data_share", "eta", "memory")
 _BREAKS = re.compile(r"[\s=\x00-\x1f\x7f]+")
 
 
@@ -55,6 +55,8 @@ def shown(name: str, value: float) -> str:
     """The value called `name`, as its kind is read best."""
     if name == "eta":
         return duration(value)
+    if name == "data_share":
+        return f"{value:.0%}"
     if name == "memory":
         return f"{value:.0f}"
     if name.removesuffix("_epoch") in ("time", "data_time"):

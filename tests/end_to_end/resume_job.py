@@ -20,7 +20,7 @@ from tests.ranks import Ranks
 
 SAMPLES, GLOBAL_BATCH, EPOCHS = 17, 4, 2
 PER_EPOCH = 5  # the last batch is of one sample, so that of two ranks one has none
-MEASURED = ("time", "data_time", "eta", "memory")
+MEASURED = ("time", "data_time", "data_share", "eta", "memory")
 
 
 class SpentSampleError(Exception):

@@ -16,7 +16,7 @@ from tests.problems import perceptron, points, weights
 from tests.ranks import Ranks
 
 SAMPLES, GLOBAL_BATCH, ACCUMULATE, EPOCHS = 101, 12, 3, 2  # 9 batches an epoch, the last of 5 samples
-TIMINGS = ("time", "eta", "memory")
+TIMINGS = ("time", "data_share", "eta", "memory")
 
 
 class Weighted(nn.Module):

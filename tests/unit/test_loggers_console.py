@@ -22,6 +22,7 @@ VALUES = {
     "eta": 3723.0,
     "time": 0.01234,
     "data_time": 0.0000123,
+    "data_share": 0.001,
     "loss": 0.312449,
     "lr": 1e-3,
 }
@@ -78,7 +79,7 @@ def test_a_plain_line_shows_what_matters_in_order() -> None:
     _, line = plain(progress(max_epochs=10, max_iters=570), record(150, VALUES), record(150, VALUES))
     assert re.sub(r"^at=\d\d:\d\d:\d\d ", "", line) == (
         "kind=train epoch=3/10 iter=150/570 lr=0.001 loss=0.3124 acc=0.5 "
-        "time=0.0123 data_time=0.000012 eta=1:02:03 memory=312"
+        "time=0.0123 data_time=0.000012 data_share=0% eta=1:02:03 memory=312"
     )
 
 

@@ -54,6 +54,8 @@ class FakeRun:
     def call(self, point: str, **details: Any) -> None:
         self.hooks.call(cast(Any, self), point, details)
 
+    call_hooks = call
+
     def train(self, start: int = 0, stop: int = 3 * LENGTH) -> None:
         """Iterations from `start` to `stop`; the loss of the one that ends as number n is n."""
         self.call("before_train")
@@ -240,7 +242,10 @@ def test_time_covers_the_whole_iteration_and_data_time_the_wait_before_it(
     now[0] += 100.0
     run.call("after_val", metrics={})
     iteration(2.0, 6.0)
-    assert run.records.window() == {"time": 8.0, "data_time": 2.0}
+    values = run.records.window()
+    assert values == {"time": 8.0, "data_time": 2.0}
+    run.call("before_log", values=values)
+    assert values == {"time": 8.0, "data_time": 2.0, "data_share": 0.25}
 
 
 def test_the_timer_counts_saving_for_the_iteration_and_not_as_waiting() -> None:

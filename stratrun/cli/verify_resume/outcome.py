@@ -15,7 +15,7 @@ from stratrun.errors import CheckpointError
 from stratrun.storage import Folder
 
 # What no two runs have in common.
-_CLOCKS = frozenset({"timestamp", "time", "data_time", "eta", "memory"})
+_CLOCKS = frozenset({"timestamp", "time", "data_time", "data_share", "eta", "memory"})
 _NAMES = {
     "model": "weights",
     "optimizers": "optimizer state",
