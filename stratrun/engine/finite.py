@@ -211,17 +211,18 @@ class Guard:
                 f"{what}Look at these samples, or lower the learning rate, or limit gradients with "
                 "clip_grad=1.0; non_finite='skip' leaves such updates out"
             )
-            self._log(str(error))
+            _log(self._ranks, str(error))
             raise error
         if policy == "skip":
-            self._log(f"{text}; the update is left out")
+            _log(self._ranks, f"{text}; the update is left out")
             if self._buffers is not None and self._late is None:
                 self._buffers.put_back()
                 self._buffers.updated()
             return
         assert self.roll_back is not None
-        self._log(f"{text}; {self.roll_back(text)}")
+        _log(self._ranks, f"{text}; {self.roll_back(text)}")
 
-    def _log(self, text: str) -> None:
-        if self._ranks.is_main:
-            _LOG.warning("%s", text)
+
+def _log(ranks: Collectives, text: str) -> None:
+    if ranks.is_main:
+        _LOG.warning("%s", text)

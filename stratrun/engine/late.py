@@ -17,6 +17,8 @@ work on meanwhile. Fixed, so that all ranks hear of an update at the same place.
 
 
 class _Launched(NamedTuple):
+    """An update that was begun, and nobody has heard of."""
+
     flag: Tensor
     """Copied to where it can be read, once `done`."""
     done: torch.cuda.Event | None

@@ -65,7 +65,7 @@ class Updates:
         """Add a micro-batch to the window, and its gradients to those of the window."""
         grown = self._window.grown(divisor)
         if grown != 1.0:
-            multiply(_gradients(self._parameters()), grown)
+            multiply(_gradients(_parameters(*self._all)), grown)
         loss = self._window.add(outputs, divisor, scale)
         if self._guard is None:
             self._precision.backward(loss)
@@ -122,7 +122,7 @@ class Updates:
         """Update with what an unfinished window holds."""
         if not self._window.batches:
             return
-        parameters = self._parameters()
+        parameters = _parameters(*self._all)
         self._strategy.reduce_gradients(parameters)
         multiply(_gradients(parameters), self._window.short_by())
         self.step()
@@ -177,9 +177,6 @@ class Updates:
             gradient = saved["gradients"].get(name)
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
 
-    def _parameters(self) -> list[Tensor]:
-        return [p for one in self.optimizers.values() for p in _parameters(one)]
-
     def _clipped(
         self, optimizer: Optimizer, parameters: list[Tensor], weight: Tensor | None
     ) -> Tensor | None:
@@ -219,8 +216,8 @@ class Updates:
         return self._strategy.clip_grad_norm(parameters, clipping.max_norm, clipping.norm_type)
 
 
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
+def _parameters(*optimizers: Optimizer) -> list[Tensor]:
+    return [p for one in optimizers for group in one.param_groups for p in group["params"]]
 
 
 def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:

@@ -111,6 +111,7 @@ def overflow(place: Place, recipe: Recipe, folder: str, built: Strategy) -> str:
         folder,
         precision={"type": "16-mixed", "init_scale": 256.0},
         loss=Spiking(3, first if first > 0 else None),
+        non_finite="ignore",
     )
     for rank, seen in enumerate(found):
         if seen.counters["skipped"] != 1:
