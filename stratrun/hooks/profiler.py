@@ -36,6 +36,7 @@ class ProfilerHook(Hook):
 
     # First, so that an iteration holds the work of all other hooks.
     priority = 0
+    goes_on = None
 
     def __init__(
         self,
