@@ -12,7 +12,7 @@ from stratrun.engine.finite_told import Loss, told
 from stratrun.engine.kept_buffers import KeptBuffers
 from stratrun.engine.late import Late
 from stratrun.engine.non_finite import NonFinite
-from stratrun.engine.numbers import finite_in_host, number_at
+from stratrun.host_numbers import finite_in_host, number_at
 from stratrun.errors import NonFiniteError
 from stratrun.precision.base import Precision
 from stratrun.spread import is_spread, local_part

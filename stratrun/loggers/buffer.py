@@ -61,18 +61,21 @@ class RecordBuffer:
                 counts the iteration as one; zero leaves it out.
         """
         weight = 1.0 if size is None else self._unread.take(size)
+        known = self._series
         for name, value in values.items():
             if isinstance(value, Tensor):
                 if value.numel() != 1 or value.is_complex():
                     continue
                 taken = self._unread.take(value)
-            elif isinstance(value, float | int) or is_number(value):
+            elif type(value) is float:
+                taken = value
+            elif is_number(value):
                 taken = float(value)
             else:
                 continue
-            series = self._series.get(name)
+            series = known.get(name)
             if series is None:
-                series = self._series[name] = _Series(self._length)
+                series = known[name] = _Series(self._length)
             series.values.append(taken)
             series.weights.append(weight)
 

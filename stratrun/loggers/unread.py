@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from stratrun.host_numbers import value_in_host
+
 _CHUNK = 1024
 
 Taken = float | int
@@ -20,6 +22,9 @@ class Unread:
         """Keep a number until it is read; one that is on the host is had at once."""
         if not isinstance(number, Tensor):
             return float(number)
+        value = value_in_host(number)
+        if value is not None:
+            return value
         device = number.device
         slots = self._slots.get(device)
         if slots is None:

@@ -113,8 +113,9 @@ def test_what_is_no_single_number_is_passed_over() -> None:
     assert buffer.window() == {"count": 7.0, "flag": 1.0, "low": 0.5}
 
 
-def test_a_value_whose_storage_is_used_again_keeps_what_it_was() -> None:
-    buffer, reused = RecordBuffer(), torch.tensor(0.0)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_value_whose_storage_is_used_again_keeps_what_it_was(dtype: torch.dtype) -> None:
+    buffer, reused = RecordBuffer(), torch.tensor(0.0, dtype=dtype)
     for value in (1.0, 2.0, 6.0):
         reused.fill_(value)
         buffer.add({"loss": reused})
@@ -129,7 +130,22 @@ def test_the_graph_behind_a_loss_is_let_go() -> None:
     assert weight.grad_fn is None and not weight.grad
 
 
-def test_between_log_points_a_value_costs_one_copy_and_is_never_read() -> None:
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors are taken as those of another device, whose values are not at hand."""
+    monkeypatch.setattr("stratrun.loggers.unread.value_in_host", lambda number: None)
+
+
+def test_a_value_in_host_memory_costs_no_operation() -> None:
+    buffer, loss = RecordBuffer(), torch.tensor(0.1)
+    with Operations() as operations:
+        buffer.add({"loss": loss}, 8)
+        buffer.add({"loss": loss.double()}, 8)
+    assert operations.names == ["aten._to_copy.default"]
+    assert buffer.window() == {"loss": loss.item()}
+
+
+def test_between_log_points_a_value_costs_one_copy_and_is_never_read(elsewhere: None) -> None:
     buffer = RecordBuffer()
     buffer.add({"loss": torch.tensor(1.0), "acc": torch.tensor([0.5])})
     with Operations() as operations:
@@ -141,7 +157,7 @@ def test_between_log_points_a_value_costs_one_copy_and_is_never_read() -> None:
     assert taken == ["aten.copy_.default"] * 10
 
 
-def test_a_log_point_reads_once_and_exchanges_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_point_reads_once_and_exchanges_once(elsewhere: None, monkeypatch: pytest.MonkeyPatch) -> None:
     exchange = Counting()
     buffer, reads = RecordBuffer(exchange), []
     buffer.add({"loss": torch.tensor(1.0), "acc": torch.tensor(0.5), "time": 0.1}, 8)
@@ -289,7 +305,7 @@ def test_a_name_that_one_rank_alone_has_reaches_all_of_them(two_ranks: Ranks) ->
         assert calls == [["gather", "sum"], ["sum", "gather", "sum"], ["sum"]]
 
 
-def test_what_was_read_is_let_go() -> None:
+def test_what_was_read_is_let_go(elsewhere: None) -> None:
     unread = Unread()
     for number in (1.0, 2.0):
         place = unread.take(torch.tensor(number))

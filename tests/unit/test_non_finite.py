@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stratrun import ConfigError, Hook, NonFiniteError, Runner
 from stratrun.engine import Guard, NonFinite
 from stratrun.engine.late import Late
-from stratrun.engine.numbers import finite_in_host
+from stratrun.host_numbers import finite_in_host
 from tests.problems import perceptron, points, trained, weights
 
 SAMPLES, BATCH, BAD = 24, 4, 9

@@ -1,7 +1,7 @@
 """Numbers in host memory, read without an operation: neither dispatch nor a wait."""
 
 from collections.abc import Callable
-from ctypes import c_float, c_uint16, c_uint32, c_uint64
+from ctypes import c_double, c_float, c_uint16, c_uint32, c_uint64
 from typing import Any
 
 import torch
@@ -13,6 +13,10 @@ _EXPONENTS: dict[torch.dtype, tuple[Callable[[int], Any], int]] = {
     torch.float64: (c_uint64.from_address, 0x7FF0_0000_0000_0000),
     torch.bfloat16: (c_uint16.from_address, 0x7F80),
     torch.float16: (c_uint16.from_address, 0x7C00),
+}
+_VALUES: dict[torch.dtype, Callable[[int], Any]] = {
+    torch.float32: c_float.from_address,
+    torch.float64: c_double.from_address,
 }
 
 
@@ -27,6 +31,15 @@ def finite_in_host(number: Tensor) -> bool | None:
         return None
     read, exponent = kind
     return read(address).value & exponent != exponent  # type: ignore[no-any-return]
+
+
+def value_in_host(number: Tensor) -> float | None:
+    """A single number exactly; None where it cannot be had without an operation."""
+    if type(number) is not Tensor or not number.is_cpu or number.is_neg():
+        return None
+    read = _VALUES.get(number.dtype)
+    address = number.data_ptr()
+    return None if read is None or not address else read(address).value
 
 
 def number_at(tensor: Tensor) -> c_float | None:
