@@ -1,103 +1,41 @@
-"""What changes the course of a run: asked for by any rank, acted on by all at the same iteration."""
+"""What changes the course of a run: signals, the clock and requests, in training and in evaluations."""
 
-import signal as signals
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from stratrun.control.exchange import WISHES, Exchange
+from stratrun.control.agreement import OVERTIME, Agreement
+from stratrun.control.exchange import Exchange
 from stratrun.control.lookout import Lookout
 from stratrun.control.settings import ControlSettings
 from stratrun.control.signals import SignalTrap
 from stratrun.distributed import Collectives
-from stratrun.errors import ConfigError, nearest
 from stratrun.state import TrainState
 
-# In place of a signal: the time of this rank is over.
-_OVERTIME = -1
 
-
-class Control:
-    """Requests of one rank, brought to all.
-
-    In one process a request is agreed upon as soon as it is made. Between ranks it travels with a sum that
-    is begun after an iteration and taken at a later one, the same on every rank; and with one that is
-    waited for where they come together anyway, at the ends of epochs and of evaluations.
-    """
+class Control(Agreement):
+    """What ranks agree upon, beginning with what comes from outside; and the ends of passes of evaluation."""
 
     def __init__(self, state: TrainState) -> None:
-        self.state = state
+        super().__init__(state)
         self.flagged = False
         """Whether this process is to leave a pass of evaluation: a signal has come, or its time is over."""
         self.poll: Callable[[], bool] | None = None
         """Asked within a pass of evaluation whether to leave it. None where `flagged` says it all."""
-        self.broke_off = False
-        """Whether the last pass over data was broken off, by whichever rank."""
-        self.lacks: dict[str, str] = {}
-        """Wishes that this run cannot fulfil, and why not."""
-        self.doing = ""
-        """The job under way: the outer one, where another is done within it."""
-        self._settings = ControlSettings()
-        self._exchange: Exchange | None = None
-        self._settle: Callable[[], None] = lambda: None
-        self._apart = True
-        self._signal = 0
-        self._wishes: dict[str, str] = {}
-        self._sent: dict[str, Any] = {}
-        self._seconds = 0.0
-        self._started = time.monotonic()
-        self._next = 0
         self._alone = False
+        self._apart = True
+        self._together: Callable[[], bool] = lambda: False
+        self._looks = 0
         self._lookout = Lookout()
 
-    # -- what loops and hooks ask
-
-    def request(self, what: str, reason: str = "", *, agreed: bool = False) -> None:
-        """Ask all ranks to ``"stop"``, to ``"save"`` or to ``"validate"`` after an iteration.
-
-        Args:
-            reason: For the user.
-            agreed: Every rank asks for this at the same point: it takes effect there, at once.
-
-        Raises:
-            ConfigError: there is no such request, or nothing in this run that would serve it.
-        """
-        if what not in WISHES:
-            raise ConfigError(f"request({what!r}): there is no such request; {nearest(str(what), WISHES)}")
-        if what in self.lacks:
-            raise ConfigError(f"request({what!r}): {self.lacks[what]}")
-        if self._exchange is None or agreed:
-            self.state.agree(what, reason)
-        else:
-            self._wishes.setdefault(what, reason)
-
-    @property
-    def seconds(self) -> float:
-        """Since the job began: of several ranks the mean of their clocks as of the last exchange."""
-        return time.monotonic() - self._started if self._exchange is None else self._seconds
-
-    def meet(self, *, broke_off: bool = False) -> bool:
-        """Agree on all that was asked for, every rank at the same point. Returns whether any broke off."""
-        exchange = self._exchange
-        if exchange is None:
-            self.broke_off = broke_off
-            return broke_off
-        if self.flagged:
-            self._lookout.call()
-        self._settle()
-        if exchange.under_way:
-            self._take(exchange)
-        self._begin(exchange, self.state.iter, broke_off=broke_off)
-        self.broke_off = self._take(exchange)
-        self._next = self.state.iter + 1
-        self._lookout.next()
-        return self.broke_off
-
-    # -- what the runner does with it
-
     def connect(
-        self, ranks: Collectives, settings: ControlSettings, *, settle: Callable[[], None], apart: bool
+        self,
+        ranks: Collectives,
+        settings: ControlSettings,
+        *,
+        settle: Callable[[], None],
+        apart: bool,
+        together: Callable[[], bool],
     ) -> list[Callable[[int], None]]:
         """Take part in a run. Returns what is to be called after each iteration.
 
@@ -105,9 +43,11 @@ class Control:
             ranks: Exchanges that nobody else makes.
             settle: Called before the ranks come together.
             apart: Whether ranks may leave a pass of evaluation each at a batch of its own.
+            together: Where they may not: whether all ranks have the batch in hand. All that do get the same
+                answer.
         """
         self._settings, self._alone = settings, ranks.world_size == 1
-        self._apart = apart or self._alone
+        self._apart, self._together = apart or self._alone, together
         if ranks.world_size > 1:
             self._exchange, self._settle, self._lookout = Exchange(ranks), settle, Lookout(ranks.board)
             self.state.ask = self.request
@@ -127,8 +67,6 @@ class Control:
         trap = SignalTrap(() if outer else settings.numbers, self._note, launched=launched)
         try:
             yield trap.set()
-            if not outer and self._signal > 0 and not self.state.urgent:
-                self._stop_by(self._signal)  # it came when all was done: nobody else hears of it any more
         except BaseException:
             if self._exchange is not None and not outer:
                 self._exchange.abandon()
@@ -136,6 +74,9 @@ class Control:
         finally:
             trap.release()
             self.doing = outer
+        # Of one that came when all was done nobody else hears any more: it ends this process.
+        if not outer and self._signal > 0 and self._is_news(self._signal):
+            self._stop_by(self._signal)
 
     def start(self) -> None:
         """Agree on what came while the job was made ready."""
@@ -143,11 +84,22 @@ class Control:
             self._exchange.start(self.state.iter, time.monotonic())
         limited = self.doing == "train" and self._settings.time_limit is not None
         alone = self._exchange is None
-        self.poll = self._poll if self._apart and (limited or not alone) else None
+        if not self._apart:
+            self.poll = self._poll_together
+        else:
+            self.poll = self._poll if limited or not alone else None
         self.flagged &= self._apart
         if alone and self._signal:
             self._stop_by(self._signal)
         self.meet()
+
+    def meet(self, *, broke_off: bool = False) -> bool:
+        if self.flagged:
+            self._lookout.call()
+        super().meet(broke_off=broke_off)
+        self._lookout.next()
+        self._looks = 0
+        return self.broke_off
 
     def _note(self, number: int) -> None:
         # Called by a signal handler, in the middle of anything.
@@ -156,63 +108,20 @@ class Control:
         if self._alone:
             self._stop_by(number)
 
-    # -- between ranks
-
-    def _look(self, iteration: int) -> None:
-        if iteration < self._next:
-            return
-        exchange = self._exchange
-        assert exchange is not None
-        if exchange.under_way:
-            self._take(exchange)
-        self._begin(exchange, iteration)
-        # All have the same mean, and so the same next iteration.
-        self._next = iteration + exchange.gap
-
-    def _begin(self, exchange: Exchange, iteration: int, *, broke_off: bool = False) -> None:
-        now = time.monotonic()
-        self._sent, self._wishes = {"wishes": self._wishes, "signal": self._signal}, {}
-        wishes = bool(self._sent["wishes"]) or self._is_news(self._signal)
-        exchange.begin(iteration, now, wishes=wishes, broke_off=broke_off, seconds=now - self._started)
-
-    def _take(self, exchange: Exchange) -> bool:
-        heard = exchange.take()
-        self._seconds = heard.seconds
-        if heard.wished:
-            for rank, one in enumerate(exchange.ranks.gather(self._sent)):
-                if self._is_news(one["signal"]):
-                    self._stop_by(one["signal"], f" on rank {rank}")
-                for what, reason in one["wishes"].items():
-                    self.state.agree(what, reason)
-        self._watch_time(heard.seconds)
-        return heard.broke_off
-
-    def _is_news(self, number: int) -> bool:
-        return not self.state.urgent if number == _OVERTIME else number > 0 and not self.state.stop_signal
-
-    def _stop_by(self, number: int, where: str = "") -> None:
-        if number == _OVERTIME:
-            self.state.agree("stop", f"the time limit of {self._settings.time_limit:g} s", urgent=True)
-            return
-        self.state.stop_signal = self.state.stop_signal or number
-        self.state.agree("stop", f"{signals.Signals(number).name}{where}", urgent=True)
-
-    def _watch_time(self, seconds: float | None = None) -> None:
-        """Stop when the time is over: by the clock of this process, or one that all have alike."""
-        if self._is_over(self.seconds if seconds is None else seconds) and self._is_news(_OVERTIME):
-            self._stop_by(_OVERTIME)
-            self.flagged = self._apart
-
-    def _is_over(self, seconds: float) -> bool:
-        limit = self._settings.time_limit
-        return limit is not None and seconds >= limit and self.doing == "train"
-
     def _poll(self) -> bool:
         """Whether to leave a pass of evaluation."""
         if not self.flagged and self._lookout.is_time():
             if self._is_over(time.monotonic() - self._started):
-                self._signal, self.flagged = self._signal or _OVERTIME, True
+                self._signal, self.flagged = self._signal or OVERTIME, True
                 if self._alone:
                     self._stop_by(self._signal)
             return self.flagged or self._lookout.hears()
         return self.flagged
+
+    def _poll_together(self) -> bool:
+        """The same where a forward pass is an exchange: all ranks leave after the same batch."""
+        if not self._together():
+            return False  # some have no batch any more, so that the pass is nearly over
+        self._looks += 1
+        self._look(self.state.iter + self._looks)
+        return self.state.urgent

@@ -46,8 +46,8 @@ class Exchange:
         return self._end is not None
 
     def start(self, iteration: int, now: float) -> None:
-        """Time steps from here on."""
-        self._last = (iteration, now)
+        """Time steps from here on, of which nothing is known yet."""
+        self._last, self.gap = (iteration, now), 1
 
     def begin(self, iteration: int, now: float, *, wishes: bool, broke_off: bool, seconds: float) -> None:
         then, before = self._last

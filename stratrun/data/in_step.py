@@ -45,6 +45,11 @@ class InStep:
         self._kept: list[Any] = []
         """The latest batch of this rank, to be repeated; empty before the first."""
 
+    @property
+    def parted(self) -> bool:
+        """Whether some rank lacks the batch that others have in hand. All that have it are told the same."""
+        return self._apart
+
     def over(
         self,
         batches: Iterator[tuple[Any, Share]],

@@ -133,8 +133,13 @@ def _take_part(control: Control, wiring: Wiring, form: Form, strategy: Strategy)
     engine, limits = wiring.engine, parse_control(form.control_cfg)
     # Where a forward pass is an exchange, or ranks share batches, all have to make the same ones.
     apart = not strategy.collective_forward and strategy.ranks_per_batch == 1
-    settle = engine.evaluating.settle
-    engine.watches.extend(control.connect(wiring.control, limits, settle=settle, apart=apart))
+    settle, in_step, alike = engine.evaluating.settle, engine.evaluating.in_step, wiring.data.world_size == 1
+
+    def together() -> bool:
+        return alike if in_step is None else not in_step.parted
+
+    watches = control.connect(wiring.control, limits, settle=settle, apart=apart, together=together)
+    engine.watches.extend(watches)
 
 
 def _checkpointer(

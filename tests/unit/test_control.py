@@ -284,7 +284,13 @@ def test_one_process_is_called_after_no_iteration() -> None:
         world_size = 1
 
     def after(settings: ControlSettings) -> int:
-        found = Control(TrainState()).connect(Alone(), settings, settle=lambda: None, apart=True)  # type: ignore[arg-type]
+        found = Control(TrainState()).connect(
+            Alone(),  # type: ignore[arg-type]
+            settings,
+            settle=lambda: None,
+            apart=True,
+            together=lambda: True,
+        )
         return len(found)
 
     assert after(ControlSettings()) == 0
