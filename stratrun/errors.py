@@ -17,6 +17,7 @@ StratrunError
     `-- CheckpointCorruptedError there are some, and every one of them is damaged
 
 Stopped, a SystemExit, is no error: a signal has ended the job, and ends the process next.
+Interrupted is one by Ctrl-C (also a KeyboardInterrupt).
 """
 
 from collections.abc import Iterable
@@ -107,6 +108,10 @@ class Stopped(SystemExit):
 
     def __str__(self) -> str:
         return self.message
+
+
+class Interrupted(Stopped, KeyboardInterrupt):
+    """Ctrl-C has ended a job, which was left tidily. Whoever waits for KeyboardInterrupt, as pytest, gets it."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -55,7 +55,7 @@ class Control(Agreement):
         return [] if settings.time_limit is None else [lambda _: self._watch_time()]
 
     @contextmanager
-    def job(self, name: str, settings: ControlSettings, *, launched: bool) -> Iterator[str]:
+    def job(self, name: str, settings: ControlSettings, *, launched: bool, prompt: bool) -> Iterator[str]:
         """Take signals for as long as a job is made ready and done. Gives why not, if that cannot be."""
         outer = self.doing
         if not outer:
@@ -64,7 +64,8 @@ class Control(Agreement):
             self.flagged, self._signal = False, 0
             self._wishes.clear()
             self._seconds, self._started = 0.0, time.monotonic()
-        trap = SignalTrap(() if outer else settings.numbers, self._note, launched=launched)
+        numbers = () if outer else settings.numbers
+        trap = SignalTrap(numbers, self._note, launched=launched, prompt=prompt)
         try:
             yield trap.set()
         except BaseException:

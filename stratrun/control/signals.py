@@ -22,12 +22,16 @@ class SignalTrap:
     Args:
         note: Called once, from within whatever is being done: it may only set flags.
         launched: Whether a launcher started this process, which passes signals on.
+        prompt: Whether somebody at a prompt started the job: a second Ctrl-C takes them back to it.
     """
 
-    def __init__(self, numbers: Sequence[int], note: Callable[[int], None], *, launched: bool) -> None:
+    def __init__(
+        self, numbers: Sequence[int], note: Callable[[int], None], *, launched: bool, prompt: bool
+    ) -> None:
         self._numbers = numbers
         self._note = note
         self._echo = _ECHO if launched else 0.0
+        self._prompt = prompt
         self._process = os.getpid()
         self._first: float | None = None
         self._before: dict[int, Any] = {}
@@ -63,6 +67,8 @@ class SignalTrap:
             self._first = now
             self._note(number)
             self._say(number)
+        elif self._prompt and number == signal.SIGINT:
+            raise KeyboardInterrupt
         elif now - self._first >= self._echo:
             os._exit(128 + number)
         if callable(before) and before is not signal.default_int_handler:

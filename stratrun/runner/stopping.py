@@ -8,7 +8,7 @@ from signal import SIGINT, Signals
 
 from stratrun.control import parse_control
 from stratrun.control.requeue import requeue
-from stratrun.errors import Stopped
+from stratrun.errors import ConfigError, Interrupted, Stopped
 from stratrun.hooks import CheckpointHook
 from stratrun.runner.context import RunnerContext
 from stratrun.runner.form import Form, Job
@@ -16,26 +16,32 @@ from stratrun.runner.form import Form, Job
 
 @contextmanager
 def caught(runner: RunnerContext, form: Form, job: Job) -> Iterator[str]:
-    """Take signals for as long as the job is made ready and done. Gives why not, if that cannot be."""
-    settings = parse_control(form.control_cfg)
-    before, runner.control.lacks = runner.control.lacks, {}
-    if job != "train":
-        runner.control.lacks = dict.fromkeys(("save", "validate"), f"the job is {job}, which is not training")
-    elif not any(isinstance(hook, CheckpointHook) for hook in runner.hooks):
-        runner.control.lacks["save"] = "there is no CheckpointHook, which saves; leave it among the hooks"
-    if job == "train" and not form.validates:
-        runner.control.lacks["validate"] = "there is no val_dataloader to validate on; give one"
-    with runner.control.job(job, settings, launched="RANK" in os.environ) as why_not:
-        yield why_not
-    runner.control.lacks = before
+    """Take signals for as long as the job is made ready and done. Gives why not, if that cannot be.
+
+    Raises:
+        ConfigError: the job is to start again when it was stopped, but nothing saves.
+    """
+    settings, lacks, launched = (
+        parse_control(form.control_cfg),
+        _lacks(runner, form, job),
+        "RANK" in os.environ,
+    )
+    if job == "train" and settings.requeue and "save" in lacks:
+        raise ConfigError(f"control_cfg: requeue=True would begin anew each time: {lacks['save']}")
+    before, runner.control.lacks = runner.control.lacks, lacks
+    try:
+        with runner.control.job(job, settings, launched=launched, prompt=_is_interactive()) as why_not:
+            yield why_not
+    finally:
+        runner.control.lacks = before
 
 
 def leave(runner: RunnerContext, form: Form, job: Job, close: Callable[[], None]) -> None:
     """After a job that was stopped from outside: have it start again if that is wished, and end the process.
 
     Raises:
-        Stopped: a signal has ended the job, and the run is closed. KeyboardInterrupt in its place
-            for Ctrl-C at a prompt, where the run stays open.
+        Stopped: a signal has ended the job, and the run is closed. `Interrupted` for Ctrl-C; and
+            KeyboardInterrupt in its place at a prompt, where the run stays open.
     """
     state = runner.state
     # A job within another leaves it to that to end tidily.
@@ -49,10 +55,23 @@ def leave(runner: RunnerContext, form: Form, job: Job, close: Callable[[], None]
     message = f"{job} stopped by {Signals(state.stop_signal).name}"
     if job == "train" and runner.last_checkpoint:
         message += f" after {runner.iter} iterations; resume=True goes on from {runner.last_checkpoint}"
-    if state.stop_signal == SIGINT and _is_interactive():
+    interrupted = state.stop_signal == SIGINT
+    if interrupted and _is_interactive():
         raise KeyboardInterrupt(message)
     close()
-    raise Stopped(message, state.stop_signal)
+    raise (Interrupted if interrupted else Stopped)(message, state.stop_signal)
+
+
+def _lacks(runner: RunnerContext, form: Form, job: Job) -> dict[str, str]:
+    """What may not be requested in this job, and why not."""
+    if job != "train":
+        return dict.fromkeys(("save", "validate"), f"the job is {job}, which is not training")
+    lacks = {}
+    if not any(isinstance(hook, CheckpointHook) for hook in runner.hooks):
+        lacks["save"] = "there is no CheckpointHook, which saves; leave it among the hooks"
+    if not form.validates:
+        lacks["validate"] = "there is no val_dataloader to validate on; give one"
+    return lacks
 
 
 def _is_done(runner: RunnerContext) -> bool:

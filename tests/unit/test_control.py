@@ -3,6 +3,7 @@
 import os
 import signal
 import stat
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from stratrun import ConfigError, Hook, Runner
 from stratrun.control import Control, ControlSettings, parse_control
 from stratrun.control.requeue import job_of, requeue
 from stratrun.control.signals import SignalTrap
-from stratrun.errors import Stopped
+from stratrun.errors import Interrupted, Stopped
 from stratrun.state import TrainState
 
 POINTS = [(torch.tensor([n / 10, 1.0]), torch.tensor(n % 2)) for n in range(12)]
@@ -76,7 +77,55 @@ def test_a_signal_ends_the_run_saved_with_its_exit_code_and_the_handlers_are_put
         runner.train()
     assert caught.value.code == 128 + number
     assert runner.iter == 4 and hook.saved == [4]  # though it is asked to save on nothing
+    # For pytest and for whoever waits for it Ctrl-C stays what it is.
+    assert isinstance(caught.value, KeyboardInterrupt) == (number == signal.SIGINT)
     assert hook.handlers != before and [signal.getsignal(one) for one in HANDLED] == before
+
+
+def test_at_a_prompt_ctrl_c_leads_back_to_it_and_the_run_goes_on_when_asked_and_a_second_one_leads_back_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    hook = At(4, kill(signal.SIGINT))
+    runner = runner_of(tmp_path, hook)
+    with pytest.raises(KeyboardInterrupt, match="after 4 iterations") as caught:
+        runner.train()
+    assert not isinstance(caught.value, Interrupted) and runner.iter == 4 and hook.saved == [4]
+    runner.train()
+    assert runner.iter == 12
+
+    def twice(runner: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    hook = At(2, twice)
+    runner = runner_of(tmp_path / "twice", hook)
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert runner.iter == 2 and hook.saved == []
+
+
+def test_a_signal_after_everything_was_done_ends_the_process_all_the_same(tmp_path: Path) -> None:
+    class Last(At):
+        def after_run(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    runner = runner_of(tmp_path, Last(0, None))
+    with pytest.raises(Stopped):
+        runner.train()
+    assert runner.iter == 12
+    noted: list[Any] = []
+
+    class Ranks:
+        world_size = 2
+        board = None
+
+    state = TrainState()
+    control = Control(state)
+    with control.job("train", ControlSettings(), launched=True, prompt=False):
+        control.connect(Ranks(), ControlSettings(), settle=noted.clear, apart=True, together=bool)  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGTERM)  # with no exchange to come
+    assert state.stop_signal == signal.SIGTERM and state.urgent
 
 
 def test_signals_that_are_not_asked_for_or_ignored_are_left_alone_and_a_handler_of_others_is_called(
@@ -246,6 +295,9 @@ def test_a_stopped_job_is_put_into_the_queue_again_once(tmp_path: Path, monkeypa
     for name, number in (("first", signal.SIGUSR1), ("by hand", signal.SIGINT)):
         with pytest.raises(Stopped):
             runner_of(tmp_path / name, At(4, kill(number)), **cfg).train()
+    with pytest.raises(ConfigError, match="would begin anew"):
+        unsaved = {"default_hooks": {"checkpoint": None}}
+        runner_of(tmp_path / "unsaved", At(4, None), **cfg, **unsaved).train()
     with pytest.raises(Stopped):  # there is nothing left to do
         runner_of(tmp_path / "last", At(12, kill(signal.SIGTERM)), **cfg).train()
     assert told.read_text() == "requeue 77\n"
@@ -270,7 +322,7 @@ def test_a_launcher_s_echo_of_a_signal_is_not_a_second_one(monkeypatch: Any) -> 
     left: list[int] = []
     monkeypatch.setattr(os, "_exit", left.append)
     for launched, expected in ((True, []), (False, [128 + signal.SIGUSR2])):
-        trap = SignalTrap([signal.SIGUSR2], noted.append, launched=launched)
+        trap = SignalTrap([signal.SIGUSR2], noted.append, launched=launched, prompt=False)
         assert trap.set() == ""
         os.kill(os.getpid(), signal.SIGUSR2)
         os.kill(os.getpid(), signal.SIGUSR2)
