@@ -111,7 +111,7 @@ class Stopped(SystemExit):
 
 
 class Interrupted(Stopped, KeyboardInterrupt):
-    """Ctrl-C has ended a job, which was left tidily. Whoever waits for KeyboardInterrupt, as pytest, gets it."""
+    """Ctrl-C has ended a job, left tidily. Whoever waits for KeyboardInterrupt, as pytest, gets it."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

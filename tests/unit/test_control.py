@@ -82,7 +82,7 @@ def test_a_signal_ends_the_run_saved_with_its_exit_code_and_the_handlers_are_put
     assert hook.handlers != before and [signal.getsignal(one) for one in HANDLED] == before
 
 
-def test_at_a_prompt_ctrl_c_leads_back_to_it_and_the_run_goes_on_when_asked_and_a_second_one_leads_back_at_once(
+def test_at_a_prompt_ctrl_c_leads_back_to_it_a_second_one_at_once_and_the_run_goes_on_when_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
