@@ -10,6 +10,7 @@ from torch import Tensor
 
 # Seen in nearly every batch, and without anything to move.
 _PLAIN = (str, int, float, bool, bytes, type(None))
+_FLAT = (tuple, list, dict)
 
 
 def move_batch(
@@ -23,6 +24,13 @@ def move_batch(
     Args:
         dtype: What floating point tensors are cast to. Objects with a method `to` are not cast.
     """
+    kind = type(batch)
+    if dtype is None and kind in _FLAT and device.type == "cpu":
+        for value in batch.values() if kind is dict else batch:
+            if type(value) is not Tensor or not value.is_cpu:
+                break
+        else:  # nothing to move, and a tuple is nobody's to change
+            return batch if kind is tuple else batch.copy()
     return _moved(batch, device, dtype, non_blocking)
 
 

@@ -12,6 +12,8 @@ def batch_size_of(batch: Any) -> int | None:
 
     None when the batch shows neither.
     """
+    if type(batch) in (tuple, list) and batch and type(first := batch[0]) is Tensor and first.dim():
+        return first.size(0)  # as nearly all are
     tensors = _first(batch, _rows)
     return tensors if tensors is not None else _first(batch, _items)
 

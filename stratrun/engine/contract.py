@@ -228,4 +228,4 @@ def _with_mode(arguments: Arguments, mode: str) -> Arguments:
 
 
 def _is_pair(batch: Any) -> bool:
-    return isinstance(batch, list | tuple) and len(batch) == 2
+    return isinstance(batch, (list, tuple)) and len(batch) == 2

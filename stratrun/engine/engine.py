@@ -59,6 +59,8 @@ class Engine:
         self._precision = precision
         self._data = data
         self._device = device
+        dtype = precision.param_dtype
+        self._cast = None if dtype is torch.float32 else dtype
         self.guard = guard
         if guard is not None:
             guard.batch = self.batch
@@ -216,9 +218,7 @@ class Engine:
 
     def move(self, batch: Any) -> Any:
         """A batch on the device, floating point tensors in the dtype of the parameters."""
-        dtype = self._precision.param_dtype
-        cast = None if dtype is torch.float32 else dtype
-        return move_batch(batch, self._device, dtype=cast, non_blocking=self._accelerator.pin_memory)
+        return move_batch(batch, self._device, dtype=self._cast, non_blocking=self._accelerator.pin_memory)
 
     @property
     def state_module(self) -> nn.Module:

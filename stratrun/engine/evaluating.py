@@ -63,6 +63,17 @@ class Evaluating:
             self.in_step.announce(batch, mode)
         return self._step(batch, mode)
 
+    def _step(self, batch: Any, mode: str) -> Any:
+        placed = self.placed
+        if placed.model.training:
+            placed.to_evaluation()
+        # The bare module: a wrapped one may exchange buffers, which hangs on uneven batches.
+        if torch.is_grad_enabled():
+            with torch.no_grad(), self._precision.forward_context():
+                return placed.bare(batch, mode)
+        with self._precision.forward_context():
+            return placed.bare(batch, mode)
+
     def _repeat(self, batch: Any, mode: str) -> None:
         """A step that no loop has asked for, and no hook or metric gets to see."""
         # What it draws must not be missing where the run goes on.
@@ -72,13 +83,6 @@ class Evaluating:
             self._step(self._move(batch), mode)
         set_host_rng_state(host)
         self._accelerator.set_rng_state(self._device, on_device)
-
-    def _step(self, batch: Any, mode: str) -> Any:
-        if self.placed.model.training:
-            self.placed.to_evaluation()
-        # The bare module: a wrapped one may exchange buffers, which hangs on uneven batches.
-        with torch.no_grad(), self._precision.forward_context():
-            return self.placed.bare(batch, mode)
 
 
 def _to_host(batch: Any) -> Any:

@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stratrun.distributed import Collectives
+from stratrun.engine import direct
 from stratrun.engine.finite_told import Loss, told
 from stratrun.engine.kept_buffers import KeptBuffers
 from stratrun.engine.late import Late
 from stratrun.engine.non_finite import NonFinite
-from stratrun.host_numbers import finite_in_host, number_at
 from stratrun.errors import NonFiniteError
+from stratrun.host_numbers import finite_in_host, number_at
 from stratrun.precision.base import Precision
 from stratrun.spread import is_spread, local_part
 from stratrun.state import BatchInfo, TrainState
@@ -66,6 +67,8 @@ class Guard:
         self._buffers: KeptBuffers | None = None
         # In host memory only those that are not finite; on a device all, as which are is not known.
         self._losses: list[Loss] = []
+        self.captured = False
+        """Whether an update is captured, to be made often: what the host does of it is left to `replayed`."""
 
     def watch(self, module: nn.Module) -> None:
         """Learn what is trained."""
@@ -97,7 +100,10 @@ class Guard:
         """Run backward from `loss`, which was made of the one `given` by the user."""
         finite = finite_in_host(given)
         if finite:
-            self._precision.backward(loss)
+            if self._plain_backward and loss.dtype is torch.float32 and not loss.dim():
+                direct.backward(loss, self._one)
+            else:
+                self._precision.backward(loss)
             return
         bare = given.detach()
         self._losses.append((bare, self.batch.positions, self._state.iter + 1))
@@ -153,6 +159,17 @@ class Guard:
         self._decide(losses)
         return False
 
+    @property
+    def leaves_it_to_the_device(self) -> bool:
+        """Whether updates are begun without knowing whether they are made."""
+        return self._late is not None
+
+    def replayed(self, loss: Tensor) -> bool:
+        """The host's part of an update that was captured and is being made; as `permits`."""
+        assert self._late is not None
+        self._losses = [(loss, self.batch.positions, self._state.iter + 1)]
+        return self._told(self._late)
+
     def scaled(self, dropped: bool) -> None:
         """After an update of scaled gradients: decide, if the precision dropped it for a loss."""
         losses, self._losses = self._losses, []
@@ -184,6 +201,9 @@ class Guard:
         if self._buffers is not None:
             self._buffers.put_back(self._flag)
             self._buffers.updated()
+        return self.captured or self._told(late)
+
+    def _told(self, late: Late) -> bool:
         losses, self._losses = self._losses, []
         found = late.launch(losses)
         return found is None or not self._hear(found)

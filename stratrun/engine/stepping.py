@@ -1,5 +1,6 @@
 """The call of an optimizer, and what is to be said of those that cannot be called like this."""
 
+from collections.abc import Callable
 from inspect import signature
 
 from torch import OutOfMemoryError
@@ -10,14 +11,22 @@ from stratrun.precision.base import Precision
 from stratrun.spread import is_spread
 
 
-def stepped(precision: Precision, optimizer: Optimizer, strategy: str) -> bool:
+def stepped(
+    precision: Precision, optimizer: Optimizer, strategy: str, step: Callable[[], object] | None = None
+) -> bool:
     """Update once; False where the precision has dropped the update.
+
+    Args:
+        step: Makes the update, where the precision has no part in it.
 
     Raises:
         ConfigError: it wants more than gradients.
     """
     try:
-        return precision.step(optimizer)
+        if step is None:
+            return precision.step(optimizer)
+        step()
+        return True
     except TypeError as error:
         _note_if_spread(error, optimizer, strategy)
         closure = signature(optimizer.step).parameters.get("closure")

@@ -1,12 +1,14 @@
 """From losses to parameters: the accumulation window, clipping, and the optimizers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stratrun.engine.clipping import Clipping
+from stratrun.engine.direct import step_of
 from stratrun.engine.finite import Guard
 from stratrun.engine.stepping import stepped, take_one_by_one_if_mixed
 from stratrun.engine.window import Window, clamp, multiply
@@ -33,6 +35,8 @@ class Updates:
         """
         self._optimizers: dict[str, Optimizer] = {}
         self._all: list[Optimizer] = []
+        # How each is called, where that is not the precision's to say.
+        self._calls: dict[int, Callable[[], object]] = {}
         self._strategy = strategy
         self._precision = precision
         self._clipping = clipping
@@ -58,6 +62,8 @@ class Updates:
         for name, optimizer in optimizers.items():
             take_one_by_one_if_mixed(name, optimizer)
         self._optimizers, self._all = optimizers, list(optimizers.values())
+        if type(self._precision).step is Precision.step:
+            self._calls = {id(one): step_of(one) for one in self._all}
         if self._guard is not None:
             self._guard.prepare(optimizers)
 
@@ -118,6 +124,11 @@ class Updates:
         self._waiting = self._waiting and optimizer is not None
         return norm
 
+    def replayed(self, made: bool) -> None:
+        """Take note of an update that was captured and is made again, or dropped."""
+        self._stepped = made
+        self._state.skipped += not made
+
     def close_window(self) -> None:
         """Update with what an unfinished window holds."""
         if not self._window.batches:
@@ -175,7 +186,7 @@ class Updates:
         self._window.load_state_dict(dict(saved), next(module.parameters()).device)
         for name, parameter in module.named_parameters():
             gradient = saved["gradients"].get(name)
-            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+            parameter.grad = None if gradient is None else _laid_out_as(parameter, gradient)
 
     def _clipped(
         self, optimizer: Optimizer, parameters: list[Tensor], weight: Tensor | None
@@ -197,7 +208,7 @@ class Updates:
     def _step_each(self, optimizers: list[Optimizer], norms: list[Tensor | None]) -> Tensor | None:
         norm, dropped = None, False
         for one, found in zip(optimizers, norms, strict=True):
-            if stepped(self._precision, one, self._strategy.name):
+            if stepped(self._precision, one, self._strategy.name, self._calls.get(id(one))):
                 self._stepped = True
                 norm = norm if found is None else found
             else:
@@ -222,6 +233,13 @@ def _parameters(*optimizers: Optimizer) -> list[Tensor]:
 
 def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
     return [gradient for p in parameters if (gradient := p.grad) is not None]
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient beside the parameter, and in memory as that is, which fused updates count on."""
+    if gradient.stride() == parameter.stride():
+        return gradient.to(parameter.device)
+    return torch.empty_like(parameter, dtype=gradient.dtype, requires_grad=False).copy_(gradient)
 
 
 def _forget(optimizer: Optimizer, parameters: Iterable[Tensor]) -> None:

@@ -38,6 +38,9 @@ class Accuracy(Metric):
             raise ConfigError(f"Accuracy: topk={topk!r}: each k must be an integer of at least 1")
         self.class_dim = class_dim
         self.ignore_index = ignore_index
+        self._is_first_only = self.topk == (1,)
+        # Shapes that were found to go together: nearly all batches have them.
+        self._fitting: tuple[torch.Size, torch.Size] | None = None
         self.add_state("correct", torch.zeros(len(self.topk), dtype=torch.int64))
         self.add_state("counted", torch.zeros((), dtype=torch.int64) if ignore_index is not None else 0)
 
@@ -52,7 +55,7 @@ class Accuracy(Metric):
             kept = target != self.ignore_index
             right = right & kept
             self.counted += kept.sum()
-        self.correct += right.flatten(1).sum(1)
+        self.correct += right.sum() if self._is_first_only else right.flatten(1).sum(1)
 
     def compute(self) -> dict[str, float]:
         counted = int(self.counted)
@@ -64,13 +67,16 @@ class Accuracy(Metric):
         return {name: right / counted for name, right in zip(names, self.correct.tolist(), strict=True)}
 
     def _right(self, preds: Tensor, target: Tensor) -> Tensor:
-        """For each k (first dimension) and target, whether it was met."""
-        if preds.shape == target.shape and not preds.is_floating_point() and self.topk == (1,):
-            return (preds == target).unsqueeze(0)
-        if not self._fits(preds.shape, target.shape):
-            raise MetricError(self._misfit(preds, target))
-        if self.topk == (1,):
-            return (preds.argmax(self.class_dim) == target).unsqueeze(0)
+        """For each k (first dimension, unless the one is 1) and target, whether it was met."""
+        shape, wanted = preds.shape, target.shape
+        if self._is_first_only and not preds.is_floating_point() and shape == wanted:
+            return preds == target
+        if (shape, wanted) != self._fitting:
+            if not self._fits(shape, wanted):
+                raise MetricError(self._misfit(preds, target))
+            self._fitting = (shape, wanted)
+        if self._is_first_only:
+            return preds.argmax(self.class_dim) == target
         largest = max(self.topk)
         classes = preds.shape[self.class_dim]
         if largest > classes:

@@ -81,7 +81,10 @@ class Entry(ABC, Generic[M]):
             except (KeyError, IndexError, AttributeError, TypeError):
                 picked = pick(wanted, outputs, batch, self._names, self.name)
                 arguments, named = picked.take(outputs, batch)
-            update(*arguments, **named)
+            if named:
+                update(*arguments, **named)
+            else:
+                update(*arguments)
 
         return feed
 

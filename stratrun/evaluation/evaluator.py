@@ -85,14 +85,20 @@ class Evaluator:
         Args:
             data_samples: What the model returned for it.
         """
-        info = self._info
-        if info.size == 0:
-            return
         if torch.is_grad_enabled():
             with torch.no_grad():
-                self._process(data_batch, data_samples, info)
-        else:
-            self._process(data_batch, data_samples, info)
+                self.process(data_batch, data_samples)
+            return
+        info, seen = self._info, self._seen
+        size = info.size
+        if size == 0:
+            return
+        if not self._feeds:
+            self._feeds = [entry.feed(data_samples, data_batch, info) for entry in self._entries]
+        for feed in self._feeds:
+            feed(data_batch, data_samples)
+        seen.sizes.append(size)
+        seen.positions.append(info.positions)
 
     def evaluate(self, size: int | None = None) -> dict[str, float]:
         """The values by name, over what all ranks processed since the last call; starts anew.
@@ -116,14 +122,6 @@ class Evaluator:
         self._feeds = []
         for entry in self._entries:
             entry.reset()
-
-    def _process(self, batch: Any, outputs: Any, info: BatchInfo) -> None:
-        if not self._feeds:
-            self._feeds = [entry.feed(outputs, batch, info) for entry in self._entries]
-        for feed in self._feeds:
-            feed(batch, outputs)
-        self._seen.sizes.append(info.size)
-        self._seen.positions.append(info.positions)
 
     def _alone(self, size: int | None) -> dict[str, float]:
         _check_counted([self._seen], size)

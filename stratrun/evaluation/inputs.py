@@ -43,7 +43,11 @@ class Picked:
 
     def take(self, outputs: Any, batch: Any) -> tuple[list[Any], dict[str, Any]]:
         named = {name: _detached(get(outputs, batch)) for name, get in self.named} if self.named else {}
-        return [_detached(get(outputs, batch)) for get in self.placed], named
+        placed = []
+        for get in self.placed:
+            value = get(outputs, batch)
+            placed.append(_detached(value) if getattr(value, "requires_grad", False) else value)
+        return placed, named
 
 
 def _detached(value: Any) -> Any:

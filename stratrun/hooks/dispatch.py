@@ -98,6 +98,10 @@ class HookList:
                 error.add_note(f"in {type(hook).__name__}.{point}, step {runner.step}")
                 raise
 
+    def listens(self, point: str) -> bool:
+        """Whether any hook has a method named `point`."""
+        return point in self._table
+
     def never_called(self) -> list[str]:
         """Methods that look like points and were not called by any loop, each with what was meant."""
         told = []

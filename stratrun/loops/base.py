@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stratrun.context import RunContext
 
+_STEPS = {job: f"{job}_step" for job in ("train", "val", "test", "predict")}
+
 
 class BaseLoop(ABC):
     """One pass of training, validation, testing or prediction over a dataloader.
@@ -43,7 +45,7 @@ class BaseLoop(ABC):
 
         A training loop of its own calls ``self.runner.engine.finish_iter()`` after each.
         """
-        outputs = getattr(self.runner.engine, f"{self.job}_step")(data_batch)
+        outputs = getattr(self.runner.engine, _STEPS[self.job])(data_batch)
         if self.evaluator is not None:
             self.evaluator.process(data_batch, outputs)
         return outputs

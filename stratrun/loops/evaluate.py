@@ -3,6 +3,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from stratrun.errors import ConfigError
 from stratrun.loops.base import BaseLoop
 from stratrun.registry import LOOPS
@@ -54,21 +56,32 @@ class EvaluationLoop(BaseLoop):
         """Evaluate one of the data sets; None if that was broken off, as the job is to end."""
         control = self.runner.control
         left = control.flagged or self.runner.state.urgent
-        runner, feed, self.evaluator = self.runner, self.dataloaders[name], self.evaluators[name]
-        before, after = f"before_{self.job}_iter", f"after_{self.job}_iter"
-        poll = control.poll
-        for idx, data_batch in enumerate(() if left else feed):
-            runner.call_hooks(before, batch_idx=idx, data_batch=data_batch)
-            outputs = self.run_iter(idx, data_batch)
-            runner.call_hooks(after, batch_idx=idx, data_batch=data_batch, outputs=outputs)
-            if control.flagged or (poll is not None and poll()):
-                left = True
-                break
+        self.evaluator = self.evaluators[name]
+        if not left:
+            # Here for all batches, rather than in each step: entering it takes longer than many an operation.
+            with torch.no_grad():
+                left = self._run_batches(self.dataloaders[name])
         if control.meet(broke_off=left):
             self.evaluator.reset()
             return None
         results: dict[str, float] = self.evaluator.evaluate()
         return results
+
+    def _run_batches(self, feed: Any) -> bool:
+        """Returns whether the pass was left before its end."""
+        runner, control = self.runner, self.runner.control
+        before, after = f"before_{self.job}_iter", f"after_{self.job}_iter"
+        poll = control.poll
+        # As a rule nobody listens before each batch.
+        heard = runner.hooks.listens(before)
+        for idx, data_batch in enumerate(feed):
+            if heard:
+                runner.call_hooks(before, batch_idx=idx, data_batch=data_batch)
+            outputs = self.run_iter(idx, data_batch)
+            runner.call_hooks(after, batch_idx=idx, data_batch=data_batch, outputs=outputs)
+            if control.flagged or (poll is not None and poll()):
+                return True
+        return False
 
 
 @LOOPS.register_module()
