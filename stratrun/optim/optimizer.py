@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from stratrun.errors import ConfigError, nearest
+from stratrun.optim import fused
 from stratrun.registry import OPTIMIZERS
 from stratrun.registry.arguments import at
 from stratrun.registry.spec import edited
@@ -70,13 +71,29 @@ def build(spec: Any, module: nn.Module) -> dict[str, Optimizer]:
             continue
         part = one.get("params") if isinstance(one, Mapping) else None
         parameters = _select(module, part, where)
-        if isinstance(one, Mapping):
-            built[name] = OPTIMIZERS.build(edited(one, drop=["params"]), where=where, params=parameters)
-        elif isinstance(one, str | type):
-            built[name] = OPTIMIZERS.build(one, where=where, params=parameters)
+        if isinstance(one, Mapping | str | type):
+            built[name] = _of_class(one, parameters, module, where)
         else:
             built[name] = _made(one, parameters, where)
     return built
+
+
+def _of_class(
+    spec: Mapping[str, Any] | str | type, parameters: list[nn.Parameter], module: nn.Module, where: str
+) -> Optimizer:
+    if isinstance(spec, Mapping):
+        spec = edited(spec, drop=["params"])
+    entry, options = OPTIMIZERS.check(spec, where=where, given=("params",))
+    if fused.pays(entry, options, parameters, module):
+        spec = edited(spec if isinstance(spec, Mapping) else {"type": entry}, put={"fused": True})
+    built: Optimizer = OPTIMIZERS.build(spec, where=where, params=parameters)
+    fused.keep_momentum_whole(built)
+    return built
+
+
+def told(optimizers: Mapping[str, Optimizer]) -> list[str]:
+    """How updates are made, where not as torch would by itself."""
+    return fused.told(optimizers, DEFAULT)
 
 
 def _made(factory: Factory, parameters: list[nn.Parameter], where: str) -> Optimizer:

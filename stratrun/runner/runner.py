@@ -11,9 +11,11 @@ from functools import partial
 from typing import Any, Self
 
 from stratrun.blocks import BlockTransforms, Compilations
+from stratrun.engine.whole_step import take_over
 from stratrun.errors import StratrunError
 from stratrun.hooks import CheckpointHook
 from stratrun.loops import BaseLoop
+from stratrun.optim import optimizer as optimizers
 from stratrun.registry import RUNNERS
 from stratrun.runner import checks, parts, resume, saving, start, stopping, summary
 from stratrun.runner.arguments import of_config
@@ -162,8 +164,11 @@ class Runner(RunnerContext):
             self._place()
         if job == "train" and not self._can_train:
             self._schedules = start.prepare_training(self._form, self.engine)
+            self.reasons.extend(optimizers.told(self.engine.optimizers))
             if self.engine.guard is not None and self.engine.guard.reason is not None:
                 self.reasons.append(self.engine.guard.reason)
+            blocks = self._blocks
+            self.reasons.extend(take_over(self.engine, blocks.step_compiler, blocks.graphs))
             self._can_train = True
         if job == "train" and self.has_validation:
             self._loop("val")

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -162,7 +163,14 @@ def _cloned(values: Any, parameter: Tensor, scalars: Collection[Any] = ()) -> An
     if values.ndim and values.shape != parameter.shape:
         return _copied(values, parameter)
     spread = spread_as(values, parameter)
-    return spread.clone() if spread is values else spread
+    if spread is not values:
+        return spread
+    if values.shape != parameter.shape or values.stride() == parameter.stride():
+        return values.clone()
+    # In memory as the parameter is: files have no strides, and fused kernels go by the place in it.
+    return torch.empty_like(parameter, dtype=values.dtype, device=values.device, requires_grad=False).copy_(
+        values
+    )
 
 
 def _copied(value: Tensor, parameter: Any) -> Tensor:

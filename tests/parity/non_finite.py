@@ -166,7 +166,8 @@ def plain(name: str) -> tuple[dict[str, Tensor], tuple[int, ...]]:
     """The same by a loop that leaves the batch, or the window that it is in, out."""
     accumulate, updates = (2 if name == "accumulated" else 1), 0
     model = Normed() if name == "running statistics" else perceptron()
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
+    # By the same kernel as the run, as weights are compared to the bit.
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, fused=True)
     inputs, targets = spoiled().tensors
     scaler = torch.amp.GradScaler("cpu", init_scale=256.0, enabled=name == "scaled")
     for _ in range(EPOCHS):
@@ -249,7 +250,7 @@ def rolled_back(strategy: str, work_dir: str, to: str, kill_at: int) -> list[Any
 def plain_rollback(to: str) -> tuple[dict[str, Tensor], dict[str, Tensor], float, tuple[int, ...]]:
     """The same by a loop that keeps copies where the run does: of checkpoints, and of each 3rd update."""
     model = perceptron()
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, fused=True)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.9)
     averages = whole(model)
     inputs, targets = spoiled().tensors
