@@ -21,11 +21,8 @@ def caught(runner: RunnerContext, form: Form, job: Job) -> Iterator[str]:
     Raises:
         ConfigError: the job is to start again when it was stopped, but nothing saves.
     """
-    settings, lacks, launched = (
-        parse_control(form.control_cfg),
-        _lacks(runner, form, job),
-        "RANK" in os.environ,
-    )
+    settings, launched = parse_control(form.control_cfg), "RANK" in os.environ
+    lacks = _lacks(runner, form, job)
     if job == "train" and settings.requeue and "save" in lacks:
         raise ConfigError(f"control_cfg: requeue=True would begin anew each time: {lacks['save']}")
     before, runner.control.lacks = runner.control.lacks, lacks

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,16 @@ from tests.end_to_end.kill_job import variables_of
 from tests.end_to_end.signal_job import ITERATIONS, PER_EPOCH
 from tests.end_to_end.test_processes import _fork
 from tests.ranks import Ranks
+from tests.warm import ROOT, Warm
 
 SCRIPT = str(Path(__file__).with_name("signal_job.py"))
 
 
-def job(place: Path, name: str, size: int, options: Any = None, **environ: str) -> list[int]:
-    """Run the script on so many processes. Returns their exit codes."""
+def begin(place: Path, name: str, size: int, **environ: str) -> list[int]:
+    """Run the script on so many processes."""
     place.mkdir(exist_ok=True)
-    argv = [SCRIPT, str(place), name, json.dumps(options or {})]
-    return codes_of([_fork(place, {**own, **environ}, argv) for own in variables_of(size)])
+    argv = [SCRIPT, str(place), name, "{}"]
+    return [_fork(place, {**own, **environ}, argv) for own in variables_of(size)]
 
 
 def codes_of(pids: list[int]) -> list[int]:
@@ -37,27 +39,40 @@ def outcome(place: Path, name: str, size: int) -> dict[str, Any]:
     return {"told": told, "steps": committed_steps(Folder(f"{place}/work/checkpoints")), "said": said}
 
 
-def struck(folder: str, size: int, moments: tuple[str, ...]) -> dict[str, Any] | None:
-    """A run that nothing ends, and for each moment one that is struck then, and gone on with."""
+def struck(folder: str, undisturbed: str, size: int, moments: tuple[str, ...]) -> dict[str, Any] | None:
+    """A run that nothing ends, if it was not made before, and for each moment one that is struck then, and gone
+    on with. All at once, as they mostly wait."""
     if os.environ.get("RANK") != "0":
         return None
-    found: dict[str, Any] = {}
-    mine = dict(os.environ)
-    whole = Path(folder, "whole")
-    found["whole"] = {"codes": job(whole, "first", size), **outcome(whole, "first", size)}
+    mine, whole = dict(os.environ), Path(undisturbed, f"{size}")
+    places = {moment: Path(folder, moment.replace(" ", "-")) for moment in moments}
+    strikes = {"STRUCK_RANK": str(size - 1), "VAL_PAUSE": "0.02"}
+    begun = {
+        moment: begin(place, "first", size, STRIKE=f"{moment}:15", **strikes)
+        for moment, place in places.items()
+    }
+    made = [] if whole.exists() else begin(whole, "first", size)
+    found: dict[str, Any] = {
+        moment: {"codes": codes_of(pids), **outcome(places[moment], "first", size)}
+        for moment, pids in begun.items()
+    }
+    again = {moment: begin(place, "second", size) for moment, place in places.items()}
+    found["whole"] = {"codes": codes_of(made), **outcome(whole, "first", size)}
     weights = torch.load(whole / "weights.pt")
-    for moment in moments:
-        place = Path(folder, moment.replace(" ", "-"))
-        rank = str(size - 1)
-        codes = job(place, "first", size, STRIKE=f"{moment}:15", STRUCK_RANK=rank, VAL_PAUSE="0.02")
-        first = outcome(place, "first", size)
-        again = job(place, "second", size)
+    for moment, place in places.items():
+        found[moment]["again"] = codes_of(again[moment])
         own = torch.load(place / "weights.pt") if (place / "weights.pt").exists() else {}
         same = own.keys() == weights.keys() and all(torch.equal(own[key], weights[key]) for key in own)
-        found[moment] = {"codes": codes, **first, "again": again, "same": same}
-        found[moment]["second"] = outcome(place, "second", size)
+        found[moment] |= {"same": same, "second": outcome(place, "second", size)}
+    os.environ.clear()
     os.environ.update(mine)
     return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where runs are that nothing ends, by their number of processes."""
+    return tmp_path_factory.mktemp("undisturbed")
 
 
 @pytest.mark.parametrize(
@@ -70,10 +85,10 @@ def struck(folder: str, size: int, moments: tuple[str, ...]) -> dict[str, Any] |
     ],
 )
 def test_a_signal_to_one_rank_alone_ends_all_after_the_same_step_saved_and_the_rest_is_the_same_to_the_bit(
-    size: int, moments: tuple[str, ...], bare_ranks: Ranks, tmp_path: Path
+    size: int, moments: tuple[str, ...], bare_ranks: Ranks, undisturbed: Path, tmp_path: Path
 ) -> None:
-    found = bare_ranks(struck, str(tmp_path), size, moments)[0]
-    assert found["whole"]["codes"] == [0] * size, found["whole"]["said"]
+    found = bare_ranks(struck, str(tmp_path), str(undisturbed), size, moments)[0]
+    assert not any(found["whole"]["codes"]), found["whole"]["said"]
     for moment in moments:
         one = found[moment]
         assert one["codes"] == [128 + signal.SIGTERM] * size, (moment, one["codes"], one["said"])
@@ -94,7 +109,8 @@ def ends(folder: str) -> dict[str, Any] | None:
     """Two signals to a step that hangs, one to a process and its loader worker, and wishes of one rank."""
     if os.environ.get("RANK") != "0":
         return None
-    mine, found = dict(os.environ), {}
+    mine = dict(os.environ)
+    found: dict[str, Any] = {}
     place = Path(folder, "twice")
     pids = started(place, 1, STALL="7")
     for _ in range(2):
@@ -108,22 +124,53 @@ def ends(folder: str) -> dict[str, Any] | None:
     os.killpg(pids[0], signal.SIGINT)
     found["group"] = {"codes": codes_of(pids), **outcome(place, "first", 2)}
     place = Path(folder, "wishes")
-    found["wishes"] = {"codes": job(place, "first", 2, PAUSE="0.004", ASKS="1"), **outcome(place, "first", 2)}
+    found["wishes"] = {
+        "codes": codes_of(begin(place, "first", 2, PAUSE="0.004", ASKS="1")),
+        **outcome(place, "first", 2),
+    }
     os.environ.update(mine)
     return found
 
 
 def started(place: Path, size: int, **environ: str) -> list[int]:
     """Processes that hang, each in a group of its own with those that it starts."""
-    place.mkdir()
-    argv = [SCRIPT, str(place), "first", "{}"]
-    pids = [_fork(place, {**own, **environ}, argv) for own in variables_of(size)]
+    pids = begin(place, "first", size, **environ)
     for pid in pids:
         os.setpgid(pid, pid)
-    end = time.monotonic() + 20
+    until_stalled(place, size)
+    return pids
+
+
+def until_stalled(place: Path, size: int) -> None:
+    end = time.monotonic() + 40
     while len(list(place.glob("stalls-*"))) < size and time.monotonic() < end:
         time.sleep(0.02)
-    return pids
+
+
+def test_a_signal_to_torchrun_ends_both_ranks_saved_before_it_ends_itself(warm: Warm, tmp_path: Path) -> None:
+    environ = {
+        **os.environ,
+        "STALL": "7",
+        "STALLS_FOR": "0.5",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [
+        f"{warm.folder}/torchrun",
+        "--standalone",
+        "--nproc_per_node=2",
+        SCRIPT,
+        str(tmp_path),
+        "first",
+    ]
+    with (tmp_path / "said-0").open("w") as said:
+        launcher = subprocess.Popen(command, env=environ, stdout=said, stderr=said)
+    until_stalled(tmp_path, 2)
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait() == 1
+    first, second = outcome(tmp_path, "first", 2)["told"]
+    assert first == second and first["saved"][-1] == first["iter"] >= 7
+    assert committed_steps(Folder(f"{tmp_path}/work/checkpoints"))[-1] == first["iter"]
 
 
 def test_a_second_signal_leaves_at_once_workers_ignore_theirs_and_wishes_of_one_rank_are_met_by_all(
