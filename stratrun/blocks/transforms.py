@@ -14,7 +14,7 @@ from stratrun.blocks.select import Named, check_spec, select
 from stratrun.errors import ConfigError, nearest
 
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
-_COMPILE = ("blocks", "backend", "mode", "dynamic", "fullgraph")
+_COMPILE = ("blocks", "backend", "mode", "dynamic", "fullgraph", "step", "graphs")
 _RECOMPUTE = ("blocks", "every")
 
 
@@ -66,6 +66,12 @@ class Compiling:
 
     blocks: Any
     options: Mapping[str, Any]
+    step: bool = False
+    """Whether the training step is compiled as one, in place of blocks."""
+    graphs: bool = False
+    """Whether the training step is captured."""
+    compiles: bool = True
+    """Whether anything is compiled at all."""
 
     @classmethod
     def parse(cls, given: Any) -> "Compiling | None":
@@ -87,15 +93,18 @@ class Compiling:
         mode, backend = given.get("mode"), given.get("backend")
         if mode is not None and mode not in MODES:
             raise ConfigError(f"compile: mode={mode!r} is none of torch.compile; {nearest(str(mode), MODES)}")
-        for key in ("dynamic", "fullgraph"):
+        for key in ("dynamic", "fullgraph", "step", "graphs"):
             if not isinstance(given.get(key), bool | None):
                 raise ConfigError(f"compile: {key}={given[key]!r} must be True or False")
         if backend is not None:
             _check_backend(backend)
         if mode is not None and backend not in (None, "inductor"):
             raise ConfigError(f"compile: mode={mode!r} is for backend='inductor', but {backend!r} is given")
-        options = {key: given[key] for key in _COMPILE[1:] if given.get(key) is not None}
-        return cls(given.get("blocks"), options)
+        step, graphs = bool(given.get("step")), bool(given.get("graphs"))
+        _check_whole(given, step, graphs)
+        options = {key: given[key] for key in _COMPILE[1:5] if given.get(key) is not None}
+        compiles = not graphs or step or "blocks" in given or bool(options)
+        return cls(given.get("blocks"), options, step, graphs, compiles)
 
     def choose(self, model: nn.Module, recomputed: Named) -> Named:
         """The blocks; where none repeat, those that are recomputed, or else the model as a whole."""
@@ -125,6 +134,15 @@ class BlockTransforms:
         self.reasons: list[str] = []
         """What was done to the model, a line each."""
         self.compilations: Compilations | None = None
+        self.step_compiler: Compiler | None = None
+        """Compiles the training step as a whole, if that is to be."""
+        self.graphs = self._compiling is not None and self._compiling.graphs
+        """Whether the training step is to be captured."""
+        if self.graphs and self._recomputing is not None:
+            raise ConfigError(
+                "compile: graphs=True: activation_checkpointing asks for the state of random numbers within "
+                "the step, which cannot be captured; leave one of the two out"
+            )
 
     def __call__(self, model: nn.Module) -> None:
         for part in model.modules():
@@ -145,13 +163,17 @@ class BlockTransforms:
             )
 
     def _compiled(self, model: nn.Module, recomputed: Named) -> tuple[Named, Compiler | None]:
-        if self._compiling is None:
+        if self._compiling is None or not self._compiling.compiles:
             return [], None
         compiler = Compiler(self._compiling.options)
         self.compilations = Compilations(compiler.labels)
-        found = self._compiling.choose(model, recomputed)
         options = {"backend": "inductor", **self._compiling.options}
         how = ", ".join(f"{key}={_name(value)}" for key, value in options.items())
+        if self._compiling.step:
+            self.step_compiler = compiler
+            self.reasons.append(f"compile=the whole training step: {how}")
+            return [], None
+        found = self._compiling.choose(model, recomputed)
         self.reasons.append(f"compile={told(found) or 'nothing'}: {how}")
         return found, compiler
 
@@ -180,6 +202,19 @@ def _refuse_unknown(given: Mapping[str, Any], known: tuple[str, ...], what: str)
     for key in given:
         if key not in known:
             raise ConfigError(f"{what}: {key!r} is not known; {nearest(str(key), known)}")
+
+
+def _check_whole(given: Mapping[str, Any], step: bool, graphs: bool) -> None:
+    if step and given.get("blocks") not in (None, False):
+        raise ConfigError(
+            "compile: step=True compiles the whole training step, and blocks= parts of it; give one of them"
+        )
+    mode = given.get("mode")
+    if graphs and mode in ("reduce-overhead", "max-autotune"):
+        raise ConfigError(
+            f"compile: mode={mode!r} captures graphs of its own, which graphs=True cannot hold; leave one of "
+            "the two out, or give mode='max-autotune-no-cudagraphs'"
+        )
 
 
 def _check_backend(backend: Any) -> None:

@@ -1,0 +1,75 @@
+"""What cannot be captured in a graph, or not safely."""
+
+from collections.abc import Mapping
+
+from torch.optim import Optimizer
+
+from stratrun.engine.finite import Guard
+from stratrun.errors import ConfigError
+
+
+def refuse(
+    *,
+    captures: bool,
+    device: str,
+    strategy: str,
+    scales: bool,
+    accumulate: int,
+    optimizers: Mapping[str, Optimizer],
+    guard: Guard | None,
+) -> None:
+    """
+    Raises:
+        ConfigError: says what is in the way, why, and what to do.
+    """
+    if not captures:
+        raise _error(
+            f"captures the work of a CUDA device, and this run is on {device!r}; leave it out, or give "
+            "compile=dict(step=True)"
+        )
+    if strategy != "single":
+        raise _error(
+            f"is for strategy='single', and this run has {strategy!r}, whose exchanges are not captured; "
+            "leave it out, or give compile=dict(step=True)"
+        )
+    if scales:
+        raise _error(
+            "captures the update, and a precision that scales losses looks at each before it goes on; give "
+            "precision='bf16-mixed'"
+        )
+    if accumulate != 1:
+        raise _error(
+            f"captures an update for each batch, and accumulate={accumulate} makes one of several; give "
+            "larger batches, or leave one of the two out"
+        )
+    if len(optimizers) != 1:
+        raise _error(
+            f"captures one optimizer, and there are {len(optimizers)}; give one, with a group of parameters "
+            "for each part, or compile=dict(step=True)"
+        )
+    _refuse_optimizer(next(iter(optimizers.values())), guard)
+
+
+def _refuse_optimizer(optimizer: Optimizer, guard: Guard | None) -> None:
+    name, fused = type(optimizer).__name__, all(group.get("fused") for group in optimizer.param_groups)
+    # Torch has no public way to ask for them.
+    if getattr(optimizer, "_optimizer_step_post_hooks", None):
+        raise _error(
+            f"replays the step of {name}, after which a hook is to be called that no replay calls; do its "
+            "work in a hook of the runner, in after_train_iter"
+        )
+    if not fused and "capturable" not in optimizer.defaults:
+        raise _error(
+            f"captures the update, for which {name} needs numbers on the host; take one that torch can "
+            "capture, such as AdamW, or SGD with fused=True"
+        )
+    if guard is not None and not guard.leaves_it_to_the_device:
+        raise _error(
+            f"captures the update, and non_finite={guard.settings.policy!r} has to know before each whether "
+            f"it is made, unless the optimizer's kernel asks; give {name} fused=True where it takes that, or "
+            "non_finite='ignore'"
+        )
+
+
+def _error(text: str) -> ConfigError:
+    return ConfigError(f"compile: graphs=True {text}")
