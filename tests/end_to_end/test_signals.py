@@ -40,8 +40,10 @@ def outcome(place: Path, name: str, size: int) -> dict[str, Any]:
 
 
 def struck(folder: str, undisturbed: str, size: int, moments: tuple[str, ...]) -> dict[str, Any] | None:
-    """A run that nothing ends, if it was not made before, and for each moment one that is struck then, and gone
-    on with. All at once, as they mostly wait."""
+    """For each moment a run that is struck then, and gone on with; and one that nothing ends, made once.
+
+    All at once, as they mostly wait.
+    """
     if os.environ.get("RANK") != "0":
         return None
     mine, whole = dict(os.environ), Path(undisturbed, f"{size}")
