@@ -15,6 +15,8 @@ from stratrun.distributed import check_backend
 from stratrun.errors import ConfigError, nearest
 from stratrun.seed import set_deterministic
 
+_COLLECTING = ("paused", "python")
+
 
 @dataclass(frozen=True, slots=True)
 class EnvSettings:
@@ -34,6 +36,11 @@ class EnvSettings:
     """Seconds after which a collective that some rank never joined is an error."""
     strict_sync: bool | None = None
     """Name the hooks that wait for the device between log points. Slows each step: for finding out."""
+    gc: str = "paused"
+    """`paused`: in training, Python's collector of garbage runs where values are logged and between epochs;
+    `python`: wherever it wants to."""
+    channels_last: bool | None = None
+    """Lay out weights and batches of images with their channels last in memory."""
 
     def apply(self) -> None:
         if self.cudnn_benchmark is not None:
@@ -83,7 +90,9 @@ def parse_env(spec: Any) -> EnvSettings:
             f"env_cfg: mp_start_method={settings.mp_start_method!r} is unknown; "
             f"{nearest(str(settings.mp_start_method), methods)}"
         )
-    _check_flags("env_cfg", settings, ("cudnn_benchmark", "tf32", "strict_sync"))
+    _check_flags("env_cfg", settings, ("cudnn_benchmark", "tf32", "strict_sync", "channels_last"))
+    if settings.gc not in _COLLECTING:
+        raise ConfigError(f"env_cfg: gc={settings.gc!r} is unknown; {nearest(str(settings.gc), _COLLECTING)}")
     if settings.backend is not None:
         check_backend(settings.backend)
     threads, timeout = settings.num_threads, settings.timeout

@@ -15,6 +15,7 @@ from stratrun.loops.evaluate import names_loaders
 from stratrun.registry import HOOKS, LOOPS, MODELS
 from stratrun.registry.arguments import at
 from stratrun.registry.spec import edited
+from stratrun.runner.collector import CollectorHook
 from stratrun.runner.environment import parse_env
 from stratrun.runner.form import Form, default_hooks
 from stratrun.runner.rollback import RollbackHook
@@ -56,7 +57,10 @@ def build_hooks(form: Form) -> HookList:
     settings = NonFinite.parse(form.non_finite)
     if settings.policy == "rollback":
         hooks.register(RollbackHook(settings))
-    if parse_env(form.env_cfg).strict_sync:
+    environment = parse_env(form.env_cfg)
+    if environment.gc == "paused":
+        hooks.register(CollectorHook())
+    if environment.strict_sync:
         watch = StrictSync()
         hooks.register(watch)
         hooks.around = watch.around

@@ -10,6 +10,7 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, Self
 
+from stratrun.accelerators.channels_last import ChannelsLast
 from stratrun.blocks import BlockTransforms, Compilations
 from stratrun.engine.whole_step import take_over
 from stratrun.errors import StratrunError
@@ -19,7 +20,9 @@ from stratrun.optim import optimizer as optimizers
 from stratrun.registry import RUNNERS
 from stratrun.runner import checks, parts, resume, saving, start, stopping, summary
 from stratrun.runner.arguments import of_config
+from stratrun.runner.collector import collecting
 from stratrun.runner.context import RunnerContext
+from stratrun.runner.environment import parse_env
 from stratrun.runner.form import DEFAULT_LOGGERS, Form, Job, require
 from stratrun.runner.in_use import InUse
 
@@ -56,7 +59,7 @@ class Runner(RunnerContext):
             is one; a path, a URL or a name such as ``"work_dirs/x/best"`` goes on from there.
         randomness: ``dict(seed=, deterministic=)``.
         env_cfg: ``dict(cudnn_benchmark=, tf32=, num_threads=, mp_start_method=, backend=, timeout=,
-            strict_sync=)``.
+            strict_sync=, gc="paused"|"python", channels_last=)``; see `stratrun.runner.environment`.
         checkpoint_cfg: ``dict(asynchronous=, deadline=, storage_options=)``; see `stratrun.runner.saving`.
         control_cfg: ``dict(signals=, time_limit=, requeue=)``; see `stratrun.control.settings`.
         cfg: The config that the arguments came from; kept beside the logs.
@@ -125,7 +128,7 @@ class Runner(RunnerContext):
 
     def train(self) -> dict[str, float]:
         """Train, and validate as `train_cfg` says. Returns the metrics of the last validation."""
-        with self._doing("train") as loop:
+        with self._doing("train") as loop, collecting(parse_env(self._form.env_cfg).gc):
             loop.run()
             self.engine.saved.settle()
         return self.metrics
@@ -192,8 +195,11 @@ class Runner(RunnerContext):
         form = self._form
         self._blocks = BlockTransforms(form.compile, form.activation_checkpointing)
         model, loss = partial(parts.build_model, form.model), partial(parts.build_loss, form.loss)
-        self.engine.place(model, loss, [self._blocks])
-        self.reasons.extend(self._blocks.reasons)
+        changes: list[ChannelsLast | BlockTransforms] = [self._blocks]
+        if parse_env(form.env_cfg).channels_last:
+            changes.insert(0, ChannelsLast())
+        self.engine.place(model, loss, changes)
+        self.reasons.extend(reason for change in changes for reason in change.reasons)
         if self.compilations is not None:
             self.engine.watches.append(self.compilations.look)
         self._placed = True

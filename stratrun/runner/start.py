@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import torch
 
+from stratrun.accelerators.channels_last import ChannelsLast
 from stratrun.checkpoint import Checkpointer
 from stratrun.checkpoint.division import Division
 from stratrun.connector import Wiring, choose, connect
@@ -90,7 +91,7 @@ def start(form: Form, state: TrainState, control: Control, setup_env: Callable[[
     timeouts = environment.group_timeout, timedelta(seconds=saving.deadline)
     options["backend"] = environment.backend
     wiring = connect(choice, env=env, state=state, timeouts=timeouts, **options)
-    ranks, data = wiring.collectives, wiring.data
+    ranks, data, move = wiring.collectives, wiring.data, wiring.engine.move
     randomness.apply()
     drawn = draw_seed() if randomness.seed is None else randomness.seed
     work_dir, run_id, seed = ranks.from_main((_work_dir(form), uuid4().hex[:12], drawn))
@@ -116,7 +117,7 @@ def start(form: Form, state: TrainState, control: Control, setup_env: Callable[[
             "rank": data.rank,
             "world_size": data.world_size,
             "batch": wiring.engine.batch,
-            "move": wiring.engine.move,
+            "move": ChannelsLast.after(move) if environment.channels_last else move,
             "pin_memory": wiring.pin_memory,
             "in_step": wiring.engine.evaluating.in_step,
             "ranks": ranks,

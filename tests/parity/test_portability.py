@@ -17,8 +17,8 @@ from stratrun.checkpoint import StoredCheckpoint
 from stratrun.cli import main
 from stratrun.hooks import Hook
 from stratrun.spread import local_part, spread_as
-from stratrun.strategies.logical import WAYS
 from stratrun.storage import Folder
+from stratrun.strategies.logical import WAYS
 from tests.problems import CLASSES, FEATURES, points
 from tests.ranks import Ranks
 
