@@ -51,7 +51,8 @@ class ForwardTimes:
         return mark
 
     def _begin(self, module: nn.Module, args: Any) -> None:
-        if module.training:
+        # A mark that is captured with the pass is none.
+        if module.training and not (self._queued and torch.cuda.is_current_stream_capturing()):
             self._begun = self._mark()
 
     def _end(self, module: nn.Module, args: Any, result: Any) -> None:

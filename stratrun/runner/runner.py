@@ -47,6 +47,7 @@ class Runner(RunnerContext):
             ``"rollback"``, ``"ignore"``, or ``dict(policy="rollback", to="memory", every=, limit=)``.
         compile: True, or ``dict(blocks=, backend=, mode=, dynamic=, fullgraph=)``: `torch.compile` for each
             of the blocks that repeat in the model, or that `blocks` names; see `stratrun.blocks.select`.
+            With ``step=True`` for the training step as one; with ``graphs=True`` it is captured.
         activation_checkpointing: True, blocks as above, or ``dict(blocks=, every=)``: have these keep their
             inputs alone, and compute them once more in the backward pass.
         default_hooks: Replaces (a spec) or switches off (None) the hooks ``timer``, ``scheduler``,
