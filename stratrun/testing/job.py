@@ -20,6 +20,7 @@ from stratrun.testing.running import QUIET
 Form = Callable[[], dict[str, Any]]
 STOP = 5
 """Iteration after which runs are stopped, to go on with: within the second epoch."""
+LOG_EVERY = 3
 
 
 def default_form() -> dict[str, Any]:
@@ -62,7 +63,7 @@ class Done:
     states: list[dict[str, Any]] = field(default_factory=list)
     """Of the hooks under test."""
     logged: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    """What hooks gave to `runner.log`, with the iteration."""
+    """What hooks gave to `runner.log` and to log points, with the iteration."""
     told: list[str] = field(default_factory=list)
     """What the run had to say of its hooks at its end."""
     drawn: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -90,10 +91,19 @@ class Follow(Hook):
         self.done.exchanges.append(self.counted.exchanges - exchanges)
         self._before = (self.counted.reads, Counter(self.counted.exchanges))
         self.done.iters.append(runner.iter)
+        if runner.iter % LOG_EVERY == 0:
+            self._log(runner)
         if runner.iter == self.stop_at:
             if self.save:
                 runner.save_checkpoint()
             runner.request("stop", agreed=True)
+
+    def _log(self, runner: Any) -> None:
+        """Have a log point, of which there are none without a hook that logs."""
+        values: dict[str, Any] = {}
+        runner.call_hooks("before_log", values=values)
+        runner.call_hooks("after_log")
+        self.done.logged.append((runner.iter, values))
 
 
 def run(
