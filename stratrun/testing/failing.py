@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from stratrun.testing.report import NotChecked, Wrong
 from stratrun.testing.running import Part, Place, train
 
 _TEXT = "the data of this rank is bad"
-
+_FAILS_AT = 3
 
 _NOT_FINITE = (
     "what is not finite on one rank must reach the gradients of all, or the parts that each has of them"
@@ -38,7 +39,7 @@ class Unsavable(Hook):
 
 
 class FailingLoss:
-    """Fails in the third step of one rank."""
+    """Fails in one step of one rank."""
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
@@ -46,10 +47,20 @@ class FailingLoss:
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         self.calls += 1
-        if self.calls == 3 and int(os.environ["RANK"]) == self.rank:
+        if self.calls == _FAILS_AT and int(os.environ["RANK"]) == self.rank:
             raise ValueError(_TEXT)
         loss: Tensor = cross_entropy(outputs, targets)
         return loss
+
+
+class Updates(Hook):
+    """Tells how many updates were made, after a run that failed too."""
+
+    def __init__(self) -> None:
+        self.count: Callable[[], int] = lambda: 0
+
+    def before_train(self, runner: Any) -> None:
+        self.count = lambda: int(runner.step)
 
 
 class Spiking:
@@ -96,9 +107,12 @@ def rank(place: Place, recipe: Recipe, folder: str) -> str:
                 f"rank {i} still waited after {seconds:.0f} s",
                 "what waits for other ranks must go through a process group that has a timeout",
             )
-        if not told[i][0]:
-            raise Wrong(f"rank {i} went on to the end without rank {last}")
-    return f"the others raised {told[0][0]} within {max(told[i][2] for i in range(last)):.1f} s"
+        if told[i][2] > _FAILS_AT - 1:
+            raise Wrong(
+                f"rank {i} updated {told[i][2]} times, though rank {last} failed in batch {_FAILS_AT}",
+                "an exchange that fails must raise: without what it was to bring, an update is another one",
+            )
+    return f"the others raised {told[0][0]} within {max(told[i][3] for i in range(last)):.1f} s"
 
 
 def overflow(place: Place, recipe: Recipe, folder: str, built: Strategy) -> str:
@@ -140,10 +154,10 @@ def _failing_rank(part: Part, recipe: Recipe, folder: str, which: int) -> None:
     """Runs on ranks whose group is thrown away afterwards: the one that fails ends as a program would."""
     own = int(os.environ["RANK"])
     known = Part(part.strategy, part.precision, part.build, own)
-    start, told = time.monotonic(), ["", ""]
+    start, told, updates = time.monotonic(), ["", ""], Updates()
     try:
-        train(known, recipe, folder, loss=FailingLoss(which))
+        train(known, recipe, folder, loss=FailingLoss(which), custom_hooks=[updates])
     except BaseException as error:
         told = [type(error).__name__, str(error)[:300]]
-    Path(folder, f"{own}.json").write_text(json.dumps([*told, time.monotonic() - start]))
+    Path(folder, f"{own}.json").write_text(json.dumps([*told, updates.count(), time.monotonic() - start]))
     os._exit(1)

@@ -27,7 +27,8 @@ WRONG: list[tuple[type, dict[str, str], tuple[str, ...]]] = [
     (wrong.OwnBuffers, {"evaluation": "sync_buffers()"}, ("weights",)),
     (wrong.WrappedOnce, {"thawing": "wrap() is called again"}, ("weights",)),
     (wrong.Forgetful, {"resuming": "own_state() keeps"}, ("weights",)),
-    (wrong.Swallowing, {"failed rank": "went on to the end without rank 1"}, ("weights",)),
+    # It ends, as what ranks agree on needs all of them; not before the first update that lacks one.
+    (wrong.Swallowing, {"failed rank": "though rank 1 failed in batch 3"}, ("weights",)),
     (wrong.Unnamed, {"declarations": "it runs on tpu, not on cpu"}, ()),
 ]
 
