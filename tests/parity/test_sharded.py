@@ -95,5 +95,6 @@ def test_a_pass_gathers_and_averages_each_block_as_often_as_is_written(
 
 def test_replicas_add_one_round_for_each_block(four_ranks: Ranks, tmp_path: Any) -> None:
     for rank in four_ranks(counted, ["hsdp"], str(tmp_path), kinds={"allreduce_": "over replicas"}):
-        # Three blocks and the root; and the one parameter that is a single number, by itself.
-        assert rank == [{"over replicas": [5, 5]}]
+        # Three blocks and the root; and the one parameter that is a single number, by itself. Before an
+        # update one more, of all ranks: whether their parts of the gradients are finite.
+        assert rank == [{"over replicas": [5, 6]}]
