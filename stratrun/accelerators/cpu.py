@@ -1,3 +1,6 @@
+import os
+from typing import Any
+
 import torch
 
 from stratrun.accelerators.base import Accelerator
@@ -21,8 +24,14 @@ class CPUAccelerator(Accelerator):
     def device(self, local_rank: int) -> torch.device:
         return torch.device("cpu")
 
-    def memory(self, device: torch.device) -> dict[str, float]:
-        # Only now: choosing among accelerators imports this module, whichever is used.
-        import psutil
+    def __init__(self) -> None:
+        self._process: Any = None
 
-        return {"memory": psutil.Process().memory_info().rss / 2**20}
+    def memory(self, device: torch.device) -> dict[str, float]:
+        # Made once, as that takes longer than reading; and again by a process that was forked since.
+        if self._process is None or self._process.pid != os.getpid():
+            # Only now: choosing among accelerators imports this module, whichever is used.
+            import psutil
+
+            self._process = psutil.Process()
+        return {"memory": self._process.memory_info().rss / 2**20}
