@@ -14,8 +14,9 @@ from stratrun.loggers.unread import Taken, Unread, number_of
 Sums = dict[str, list[float]]
 """By name: the sum of value times weight, and the sum of weights."""
 
-
 _SUMS = ("window", "epoch")
+# How many values of one name wait to be read: a run that never logs must not keep all of its own.
+_WAITING = 16384
 
 
 class Exchange(Protocol):
@@ -28,9 +29,10 @@ class Exchange(Protocol):
 class RecordBuffer:
     """Means over iterations, samples and ranks, of whatever steps give.
 
-    `add` neither reads a tensor nor formats a number. `window` and `epoch` are collective: every
-    rank calls them at the same iteration. Each costs one read from the device and one exchange
-    of sums; names are exchanged as well, but only when some rank has a new one.
+    `add` formats no number, and reads a tensor only where nobody else has for thousands of iterations.
+    `window` and `epoch` are collective: every rank calls them at the same iteration. Each costs one read
+    from the device and one exchange of sums; names are exchanged as well, but only when some rank has a
+    new one.
     """
 
     def __init__(self, exchange: Exchange | None = None) -> None:
@@ -61,7 +63,7 @@ class RecordBuffer:
                 counts the iteration as one; zero leaves it out.
         """
         weight = 1.0 if size is None else self._unread.take(size)
-        known = self._series
+        known, series = self._series, None
         for name, value in values.items():
             if isinstance(value, Tensor):
                 if value.numel() != 1 or value.is_complex():
@@ -78,6 +80,8 @@ class RecordBuffer:
                 series = known[name] = _Series(self._length)
             series.values.append(taken)
             series.weights.append(weight)
+        if series is not None and len(series.values) >= _WAITING:
+            self._settle()
 
     def put(self, values: Mapping[str, Any]) -> None:
         """Have values in the next window as they are, neither averaged nor exchanged."""

@@ -311,3 +311,22 @@ def test_what_was_read_is_let_go(elsewhere: None) -> None:
         place = unread.take(torch.tensor(number))
         assert (place, unread.read()) == (0, [number])
     assert unread.read() == []
+
+
+@pytest.mark.parametrize("in_host", [True, False])
+def test_values_that_nobody_asks_for_are_summed_now_and_then_and_means_are_the_same_to_the_bit(
+    in_host: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not in_host:  # as on a device, whose numbers stay there until they are read
+        monkeypatch.setattr("stratrun.loggers.unread.value_in_host", lambda number: None)
+    plain, bounded, waiting = RecordBuffer(), RecordBuffer(), []
+    for values, size in steps(100):
+        plain.add(values, size)
+    monkeypatch.setattr("stratrun.loggers.buffer._WAITING", 8)
+    for values, size in steps(100):
+        bounded.add(values, size)
+        waiting.append(max(len(series.values) for series in bounded._series.values()))
+    # The last of each step's names is counted, and there are two that are last.
+    assert max(waiting) < 2 * 8
+    assert bounded.window() == plain.window()
+    assert bounded.epoch() == plain.epoch()
