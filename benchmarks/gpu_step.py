@@ -2,7 +2,7 @@
 
 A GPT of 124 million parameters in bf16, an MLP and a small CNN: bare loops, eager and compiled, beside
 stratrun eager, compiled and captured, and peers that are installed. `--small` shows the program to work
-without a GPU: tiny models, and nothing captured.
+without a GPU: tiny models, which are traced and not compiled, and nothing captured.
 """
 
 import argparse
@@ -140,14 +140,14 @@ class Timed:
         return [(after - before) / self.block * 1e6 for before, after in pairs]
 
 
-def bare(work: Work, data: Timed, device: str, folder: str, compiles: bool) -> nn.Module:
+def bare(work: Work, data: Timed, device: str, folder: str, backend: str | None) -> nn.Module:
     model = work.model().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
 
     def loss_of(inputs: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy(model(inputs), targets)
 
-    call = torch.compile(loss_of) if compiles else loss_of
+    call = torch.compile(loss_of, backend=backend) if backend else loss_of
     for inputs, targets in data:
         with torch.autocast(device, torch.bfloat16, enabled=work.autocasts):
             loss = call(inputs, targets)
@@ -181,9 +181,8 @@ def accelerated(work: Work, data: Timed, device: str, folder: str) -> nn.Module:
     from accelerate import Accelerator
 
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if work.autocasts else "no")
-    optimizer: Any = None
     model = work.model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
+    optimizer: Any = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
     model, optimizer = accelerator.prepare(model, optimizer)
     for inputs, targets in data:
         with accelerator.autocast():
@@ -214,16 +213,18 @@ Way = Callable[[Work, Timed, str, str], nn.Module]
 
 
 def ways(device: str, peers: bool) -> dict[str, Way]:
+    backend = "inductor" if device == "cuda" else "aot_eager"
+    compiled = {"step": True, "backend": backend}
     found: dict[str, Way] = {
-        "bare, eager again": partial(bare, compiles=False),
-        "bare, compiled": partial(bare, compiles=True),
+        "bare, eager again": partial(bare, backend=None),
+        "bare, compiled": partial(bare, backend=backend),
         "stratrun, eager": ours,
-        "stratrun, compile=dict(step=True)": partial(ours, compile={"step": True}),
+        "stratrun, compile=dict(step=True)": partial(ours, compile=compiled),
     }
     if device == "cuda":
         found["stratrun, compile=dict(graphs=True)"] = partial(ours, compile={"graphs": True})
         found["stratrun, compile=dict(step=True, graphs=True)"] = partial(
-            ours, compile={"step": True, "graphs": True}
+            ours, compile={**compiled, "graphs": True}
         )
     for module, name, way in (
         ("accelerate", "accelerate, eager", accelerated),
@@ -257,7 +258,7 @@ def compared(work: Work, given: argparse.Namespace, device: str) -> dict[str, Fi
     Raises:
         SystemExit: one has not trained as the bare loop has.
     """
-    plain: Way = partial(bare, compiles=False)
+    plain: Way = partial(bare, backend=None)
     found: dict[str, Figures] = {}
     for _ in range(given.rounds):
         for name, way in ways(device, not given.no_peers).items():
@@ -297,13 +298,15 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=20, help="steps in a block")
     parser.add_argument("--no-peers", action="store_true", help="without other frameworks")
     parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--work", nargs="*", choices=["GPT", "MLP", "CNN"], help="only these")
     given = parser.parse_args()
     if not given.small and not torch.cuda.is_available():
         parser.error("there is no GPU here; --small shows that the program works")
     if given.small:
         torch.set_num_threads(1)
     device = "cpu" if given.small else "cuda"
-    found = {work.name: compared(work, given, device) for work in works(given.small)}
+    chosen = [work for work in works(given.small) if not given.work or work.name[:3] in given.work]
+    found = {work.name: compared(work, given, device) for work in chosen}
     print(told(machine()))
     print()
     print(table(found))

@@ -20,6 +20,11 @@ from stratrun.spread import is_spread, local_part
 from stratrun.state import BatchInfo, TrainState
 
 _LOG = logging.getLogger("stratrun.engine")
+_ENDS = (
+    "; nothing was updated, and parameters and optimizers are as they were before. Look at these samples, or "
+    "lower the learning rate, or limit gradients with clip_grad=1.0; non_finite='skip' leaves such updates "
+    "out"
+)
 # Torch's own check for loss scaling, with a scale of one: nothing public looks at many tensors at once and
 # answers on the device.
 _find_non_finite = torch._amp_foreach_non_finite_check_and_unscale_
@@ -67,8 +72,7 @@ class Guard:
         self._buffers: KeptBuffers | None = None
         # In host memory only those that are not finite; on a device all, as which are is not known.
         self._losses: list[Loss] = []
-        self.captured = False
-        """Whether an update is captured, to be made often: what the host does of it is left to `replayed`."""
+        self.captured = False  # While it is, what the host does of an update is left to `replayed`.
 
     def watch(self, module: nn.Module) -> None:
         """Learn what is trained."""
@@ -124,11 +128,7 @@ class Guard:
         try:
             _find_non_finite(gradients, self._flag, self._one)
         except RuntimeError:
-            # Sparse and complex ones, and those of several devices.
-            for gradient in gradients:
-                values = gradient.coalesce().values() if gradient.is_sparse else gradient
-                found = (~torch.isfinite(values)).any()
-                self._flag.copy_(torch.maximum(self._flag, found.to(self._flag)))
+            _look_at_each(gradients, self._flag)
 
     def look_at_norm(self, norm: Tensor) -> None:
         """The same, by their norm."""
@@ -158,11 +158,6 @@ class Guard:
         losses, self._losses = self._losses, []
         self._decide(losses)
         return False
-
-    @property
-    def leaves_it_to_the_device(self) -> bool:
-        """Whether updates are begun without knowing whether they are made."""
-        return self._late is not None
 
     def replayed(self, loss: Tensor) -> bool:
         """The host's part of an update that was captured and is being made; as `permits`."""
@@ -204,8 +199,7 @@ class Guard:
         return self.captured or self._told(late)
 
     def _told(self, late: Late) -> bool:
-        losses, self._losses = self._losses, []
-        found = late.launch(losses)
+        found, self._losses = late.launch(self._losses), []
         return found is None or not self._hear(found)
 
     def _hear(self, found: tuple[bool, list[Loss]]) -> bool:
@@ -226,13 +220,8 @@ class Guard:
         text = told(losses, self._ranks, self.indices, self._state)
         policy = self.settings.policy
         if policy == "raise":
-            what = f"{text}; nothing was updated, and parameters and optimizers are as they were before. "
-            error = NonFiniteError(
-                f"{what}Look at these samples, or lower the learning rate, or limit gradients with "
-                "clip_grad=1.0; non_finite='skip' leaves such updates out"
-            )
-            _log(self._ranks, str(error))
-            raise error
+            _log(self._ranks, f"{text}{_ENDS}")
+            raise NonFiniteError(f"{text}{_ENDS}")
         if policy == "skip":
             _log(self._ranks, f"{text}; the update is left out")
             if self._buffers is not None and self._late is None:
@@ -246,3 +235,11 @@ class Guard:
 def _log(ranks: Collectives, text: str) -> None:
     if ranks.is_main:
         _LOG.warning("%s", text)
+
+
+def _look_at_each(gradients: Sequence[Tensor], flag: Tensor) -> None:
+    """Sparse and complex ones, and those of several devices, which no kernel takes together."""
+    for gradient in gradients:
+        values = gradient.coalesce().values() if gradient.is_sparse else gradient
+        found = (~torch.isfinite(values)).any()
+        flag.copy_(torch.maximum(flag, found.to(flag)))

@@ -63,7 +63,7 @@ def _refuse_optimizer(optimizer: Optimizer, guard: Guard | None) -> None:
             f"captures the update, for which {name} needs numbers on the host; take one that torch can "
             "capture, such as AdamW, or SGD with fused=True"
         )
-    if guard is not None and not guard.leaves_it_to_the_device:
+    if guard is not None and guard.reason is not None:
         raise _error(
             f"captures the update, and non_finite={guard.settings.policy!r} has to know before each whether "
             f"it is made, unless the optimizer's kernel asks; give {name} fused=True where it takes that, or "

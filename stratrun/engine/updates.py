@@ -17,6 +17,8 @@ from stratrun.precision.base import Precision
 from stratrun.state import TrainState
 from stratrun.strategies.base import Strategy
 
+_NO_OPTIMIZER = "there is no optimizer to update with; give optimizer=dict(type='AdamW', lr=1e-3)"
+
 
 class Updates:
     """What happens to gradients. The engine decides when."""
@@ -29,10 +31,7 @@ class Updates:
         state: TrainState,
         guard: Guard | None = None,
     ) -> None:
-        """
-        Args:
-            guard: Decides on each update; None where whatever comes is taken.
-        """
+        """`guard` decides on each update; None where whatever comes is taken."""
         self._optimizers: dict[str, Optimizer] = {}
         self._all: list[Optimizer] = []
         # How each is called, where that is not the precision's to say.
@@ -155,11 +154,9 @@ class Updates:
             ConfigError: there is none, or none of that name.
         """
         if not self.optimizers:
-            raise ConfigError(
-                "there is no optimizer to update with; give optimizer=dict(type='AdamW', lr=1e-3)"
-            )
+            raise ConfigError(_NO_OPTIMIZER)
         if optimizer is None:
-            return list(self.optimizers.values())
+            return self._all
         if optimizer not in self.optimizers:
             raise ConfigError(f"no optimizer is called {optimizer!r}; {nearest(optimizer, self.optimizers)}")
         return [self.optimizers[optimizer]]
@@ -188,19 +185,17 @@ class Updates:
             gradient = saved["gradients"].get(name)
             parameter.grad = None if gradient is None else _laid_out_as(parameter, gradient)
 
-    def _clipped(
-        self, optimizer: Optimizer, parameters: list[Tensor], weight: Tensor | None
-    ) -> Tensor | None:
+    def _clipped(self, optimizer: Optimizer, held: list[Tensor], weight: Tensor | None) -> Tensor | None:
         """Make gradients ready for the update, and look at them; returns their norm where one is taken."""
         clipping = self._clipping
         if weight is not None or clipping is not None:
             self._precision.unscale(optimizer)
         if weight is not None:
             # No sample anywhere leaves gradients of zero, which stay zero.
-            multiply(_gradients(parameters), 1.0 / self._strategy.mean(weight).clamp_min(1e-12))
+            multiply(_gradients(held), 1.0 / self._strategy.mean(weight).clamp_min(1e-12))
         if self._looks and (clipping is None or clipping.value is not None):
-            self._guard.look(_gradients(parameters))  # type: ignore[union-attr]
-        norm = None if clipping is None else self._clip(parameters, clipping)
+            self._guard.look(_gradients(held))  # type: ignore[union-attr]
+        norm = None if clipping is None else self._clip(held, clipping)
         if norm is not None and self._looks:
             self._guard.look_at_norm(norm)  # type: ignore[union-attr]
         return norm
