@@ -37,7 +37,7 @@ CLAIMS = {
     "to one process": "a single process takes over what was saved",
     "from one process": "what a single process has saved is taken over",
     "failed save": "a save that fails on one rank raises the same error on all",
-    "failed rank": "a rank that fails raises its own error, and the others neither wait for it nor update without it",
+    "failed rank": "a rank that fails raises its own error, and others neither wait nor update without it",
 }
 _TWO_RANKS = ("traffic", "failed save", "failed rank")
 
