@@ -29,9 +29,9 @@ def check(runner: RunnerContext, ranks: Collectives, form: Form, job: str) -> No
         CheckpointError: there is no such checkpoint, or `work_dir` holds those of another run.
     """
     if job == "train" and runner.iter == 0:
-        if form.resume is False:
+        if form.resume is False and runner.last_checkpoint is None:
             runner.checkpointer.claim()
-        elif form.resume != "auto":
+        elif form.resume not in (False, "auto"):
             folder = _chosen(runner, ranks, form)
             error = _no_checkpoint(form.resume, folder) if ranks.is_main else None
             ranks.agree(error, "resuming")
@@ -110,7 +110,8 @@ def load(runner: RunnerContext, ranks: Collectives, form: Form) -> str:
             runner.has_weights = True
             return found
     if runner.training:
-        runner.checkpointer.claim(after=runner.iter if runner.iter else -1)
+        begun = runner.iter > 0 or runner.last_checkpoint is not None
+    runner.checkpointer.claim(after=runner.iter if begun else -1)
     told = _load_parts(runner, ranks, form)
     if told is not None:
         return told
