@@ -13,8 +13,9 @@ from stratrun.engine import whole_step
 from stratrun.engine.finite import Guard
 from stratrun.engine.graphs import WARM_UP
 from stratrun.engine.late import Late
-from tests.parity.test_compiled import Graphs
+from tests.parity import test_compiled as compiled
 from tests.problems import QUIET, perceptron, points, weights
+from tests.ranks import Ranks
 
 SAMPLES, BATCH, EPOCHS, RATE = 22, 4, 3, 2.0**-6
 """The last batch of an epoch is short."""
@@ -100,7 +101,7 @@ def plain(bad: tuple[int, ...] = (), step: float = 1.0, clip: float = 0.5) -> di
 
 
 def test_model_and_loss_of_a_step_are_one_graph_and_train_as_a_plain_loop_does() -> None:
-    graphs = Graphs()
+    graphs = compiled.Graphs()
     runner = run(perceptron(), compile={"step": True, "backend": graphs, "dynamic": True})
     torch.testing.assert_close(weights(runner.model), plain())
     assert "cross_entropy" in graphs.operations() and "linear" in graphs.operations()
@@ -213,3 +214,10 @@ def test_what_cannot_be_captured_safely_is_refused(
 def test_graphs_need_a_cuda_device() -> None:
     with pytest.raises(ConfigError, match=r"a CUDA device, and this run is on 'cpu'.*step=True"):
         run(perceptron(), compile={"graphs": True})
+
+
+def test_a_step_compiled_as_one_exchanges_its_gradients(two_ranks: Ranks, tmp_path: Any) -> None:
+    options = {"strategy": "ddp", "compile": {"step": True, "backend": "eager"}}
+    for found in two_ranks(compiled.run, str(tmp_path), **options):
+        torch.testing.assert_close(found["weights"], compiled.plain(), rtol=1e-5, atol=1e-6)
+        assert any("the whole training step" in reason for reason in found["reasons"])
