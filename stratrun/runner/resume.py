@@ -111,7 +111,7 @@ def load(runner: RunnerContext, ranks: Collectives, form: Form) -> str:
             return found
     if runner.training:
         begun = runner.iter > 0 or runner.last_checkpoint is not None
-    runner.checkpointer.claim(after=runner.iter if begun else -1)
+        runner.checkpointer.claim(after=runner.iter if begun else -1)
     told = _load_parts(runner, ranks, form)
     if told is not None:
         return told
