@@ -53,6 +53,18 @@ def keep_momentum_whole(optimizer: Optimizer) -> None:
         optimizer.register_step_pre_hook(_begin_momentum)
 
 
+def lay_out_gradients(optimizer: Optimizer) -> None:
+    """Have a kernel find gradients where it looks for them.
+
+    Those of a backward pass lie as their parameters do, but not all that a loop sets by itself: numbers of a
+    transposed one would go to other places, and of an expanded one memory be read that is not its own.
+    """
+    groups = optimizer.param_groups
+    if any(group.get("fused") for group in groups):
+        spread = any(is_spread(parameter) for group in groups for parameter in group["params"])
+        optimizer.register_step_pre_hook(_lay_out_parts if spread else _lay_out)
+
+
 def told(optimizers: Mapping[str, Optimizer], default: str) -> list[str]:
     """A line on each optimizer that updates by one kernel."""
     return [
@@ -70,6 +82,31 @@ def _begin_momentum(optimizer: Optimizer, *_: Any) -> None:
         for parameter in group["params"]:
             if parameter.grad is not None and state[parameter].get("momentum_buffer") is None:
                 state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def _lay_out(optimizer: Optimizer, *_: Any) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is not None and not (gradient.is_contiguous() and parameter.is_contiguous()):
+                _lay_out_one(parameter, gradient)
+
+
+def _lay_out_parts(optimizer: Optimizer, *_: Any) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                _lay_out_one(parameter, parameter.grad)
+
+
+def _lay_out_one(parameter: Tensor, gradient: Tensor) -> None:
+    mine, theirs = local_part(gradient), local_part(parameter)
+    # Sparse ones, and parts that are cut in another way, are torch's to refuse.
+    if mine.layout is not torch.strided or mine.shape != theirs.shape or mine.stride() == theirs.stride():
+        return
+    made = torch.empty_like(parameter, dtype=gradient.dtype, requires_grad=False)
+    local_part(made).copy_(mine)
+    parameter.grad = made
 
 
 def _devices(entry: Callable[..., Any], options: Mapping[str, Any]) -> set[str]:

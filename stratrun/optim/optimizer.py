@@ -88,6 +88,7 @@ def _of_class(
         spec = edited(spec if isinstance(spec, Mapping) else {"type": entry}, put={"fused": True})
     built: Optimizer = OPTIMIZERS.build(spec, where=where, params=parameters)
     fused.keep_momentum_whole(built)
+    fused.lay_out_gradients(built)
     return built
 
 

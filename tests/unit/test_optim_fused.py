@@ -187,3 +187,31 @@ def test_state_from_a_file_is_laid_out_as_the_parameters_are(spec: dict[str, Any
     nothing = _updated(build, lambda *_: None)
     assert nothing[0].is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(_updated(build, by_file), nothing, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("spec", [MOMENTUM, ADAMW], ids=["SGD", "AdamW"])
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("way", ["other", "expanded"])
+def test_gradients_that_a_loop_sets_count_by_place_however_they_lie(
+    spec: dict[str, Any], last: bool, way: str
+) -> None:
+    """Torch's kernels for the CPU take them as they come in memory, and read beyond an expanded one."""
+    order = torch.channels_last if last else torch.contiguous_format
+    other = torch.contiguous_format if last else torch.channels_last
+
+    def gradient(parameter: Tensor, number: int) -> Tensor:
+        if way == "expanded":
+            return torch.tensor(0.1 * number).expand_as(parameter)
+        made = torch.linspace(-1, 1, parameter.numel()).reshape(parameter.shape) * number
+        return made.contiguous(memory_format=other) if made.ndim == 4 else made
+
+    def updated(**flags: Any) -> list[Tensor]:
+        model = _model().to(memory_format=order)  # type: ignore[call-overload]
+        (optimizer,) = optimizers.build({**spec, **flags}, model).values()
+        for number in (1, 2, 3):
+            for parameter in model.parameters():
+                parameter.grad = gradient(parameter, number)
+            optimizer.step()
+        return [p.detach() for p in model.parameters()]
+
+    torch.testing.assert_close(updated(), updated(fused=False))
