@@ -1,7 +1,9 @@
 """What cannot be captured in a graph, or not safely."""
 
 from collections.abc import Mapping
+from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 from stratrun.engine.finite import Guard
@@ -69,6 +71,29 @@ def _refuse_optimizer(optimizer: Optimizer, guard: Guard | None) -> None:
             f"it is made, unless the optimizer's kernel asks; give {name} fused=True where it takes that, or "
             "non_finite='ignore'"
         )
+
+
+def refuse_draws(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Tell of a step that has moved generators of the host, given their state before it and after.
+
+    Raises:
+        ConfigError: it has; each replay would have the numbers of the step that was captured.
+    """
+    moved = [name for name in before if name in after and not _alike(before[name], after[name])]
+    if moved:
+        raise _error(
+            "replays what the device does, and the training step draws random numbers on the host "
+            f"(of {', '.join(moved)}), which each replay would have alike; draw them with device=, or in the "
+            "data set, or leave graphs= out"
+        )
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, list):
+        return all(_alike(mine, theirs) for mine, theirs in zip(one, other, strict=True))
+    return bool(one == other)
 
 
 def _error(text: str) -> ConfigError:

@@ -12,10 +12,12 @@ from torch.optim import Optimizer
 
 from stratrun.engine.capture import Capture
 from stratrun.engine.finite import Guard
+from stratrun.engine.graphable import refuse_draws
 from stratrun.engine.placed import Placed
 from stratrun.engine.static import cloned, kind_of, tensors_of
 from stratrun.engine.updates import Updates
 from stratrun.errors import ConfigError
+from stratrun.seed import host_rng_state
 from stratrun.state import BatchInfo, TrainState
 
 _LOG = logging.getLogger("stratrun.engine")
@@ -103,8 +105,12 @@ class GraphedStep:
         if self._replay is not None and self._seen[kind] == 1:
             _LOG.info("a batch of another shape than the captured one, such as the last of an epoch, is not "
                       "replayed: its step is made as without graphs")  # fmt: skip
+        # Not of the first one, in which what is compiled may draw.
+        before = host_rng_state() if self._replay is None and self._seen[kind] == WARM_UP else None
         with self._rates.on_device():
             outputs = self._capture.warm_up(lambda: self._step(batch))
+        if before is not None:
+            refuse_draws(before, host_rng_state())
         weight = outputs.get("weight")
         if weight is not None and not (
             isinstance(weight, Tensor) and weight.device == outputs["loss"].device

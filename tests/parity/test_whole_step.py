@@ -1,8 +1,10 @@
 """The training step compiled as one, and captured by a stand-in for CUDA: as a plain loop trains."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -187,6 +189,30 @@ def test_a_step_that_cannot_be_captured_is_refused_with_the_cause(replays: Repla
     with pytest.raises(ConfigError, match=r"must not wait for the device.*count_syncs") as caught:
         run(perceptron(), compile={"graphs": True})
     assert caught.value.__cause__ is replays.fails
+
+
+class Skips(nn.Module):
+    """Leaves its second half out at random, as the host draws."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__()
+        self.inner, self.draw = perceptron(), draw
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs: Tensor = self.inner(inputs)
+        return outputs if self.draw() < 0.5 else outputs * 2
+
+
+@pytest.mark.parametrize(
+    ("draw", "name"),
+    [(random.random, "python"), (lambda: float(torch.rand(())), "torch"), (numpy.random.rand, "numpy")],
+)
+def test_a_step_that_draws_on_the_host_is_refused_before_it_is_captured(
+    replays: Replays, draw: Callable[[], float], name: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"on the host \(of {name}\), which each replay would have alike"):
+        run(Skips(draw), compile={"graphs": True})
+    assert replays.captures == 0
 
 
 SEVERAL = {"a": {"type": "SGD", "lr": 0.1, "params": "0"}, "b": {"type": "SGD", "lr": 0.1, "params": "2"}}
