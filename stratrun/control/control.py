@@ -9,6 +9,7 @@ from stratrun.control.exchange import Exchange
 from stratrun.control.lookout import Lookout
 from stratrun.control.settings import ControlSettings
 from stratrun.control.signals import SignalTrap
+from stratrun.data import worker_signals
 from stratrun.distributed import Collectives
 from stratrun.state import TrainState
 
@@ -67,7 +68,8 @@ class Control(Agreement):
         numbers = () if outer else settings.numbers
         trap = SignalTrap(numbers, self._note, launched=launched, prompt=prompt)
         try:
-            yield trap.set()
+            with worker_signals.stay():
+                yield trap.set()
         except BaseException:
             if self._exchange is not None and not outer:
                 self._exchange.abandon()

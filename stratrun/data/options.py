@@ -107,11 +107,12 @@ class WorkerStart:
 
     def __init__(self, then: Callable[[int], None] | None) -> None:
         self._then = then
+        self._ignore_signals = worker_signals.Ignore()
 
     def __call__(self, worker_id: int) -> None:
         worker = get_worker_info()
         assert worker is not None
-        worker_signals.ignore()
+        self._ignore_signals()
         # Frozen, but PyTorch's manual has users change their data set through it.
         object.__setattr__(worker, "dataset", worker.dataset.dataset)  # type: ignore[attr-defined]
         if self._then is not None:

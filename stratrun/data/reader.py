@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, TensorDataset, default_collate, default_convert
 
+from stratrun.data import worker_signals
 from stratrun.data.options import LoaderOptions
 from stratrun.data.seeding import BatchKey, Samples
 from stratrun.data.source import Setting
@@ -34,7 +35,8 @@ class Reader:
         return iter(loader)
 
     def close(self) -> None:
-        self._held.clear()
+        with worker_signals.stay(False):
+            self._held.clear()
 
 
 def map_reader(dataset: Any, options: LoaderOptions, setting: Setting, keys: Iterable[BatchKey]) -> Reader:

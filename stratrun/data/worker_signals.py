@@ -1,21 +1,52 @@
 """Signals in the workers of a loader: whoever ends a job ends the process that reads from them."""
 
+import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ctypes import c_bool
+from functools import cache
+from multiprocessing.sharedctypes import RawValue
 from types import FrameType
+from typing import Any
 
 _OTHERS = ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
-def ignore() -> None:
-    """Leave signals to the main process. Called in a worker.
+@contextmanager
+def stay(wished: bool = True) -> Iterator[None]:
+    """Workers stay on when all processes of a job are asked to end; `wished=False` while they are let go."""
+    in_job = _in_job_of(os.getpid())
+    before, in_job.value = in_job.value, wished
+    try:
+        yield
+    finally:
+        in_job.value = before
+
+
+class Ignore:
+    """Leaves signals to the main process. Called in a worker.
 
     A terminal and a queue send them to each process of a job, and the last batches are still asked for.
-    The second SIGTERM counts: torch sends it to a worker that does not end.
+    SIGTERM is also what the loader ends workers by, and the interpreter as it exits, which then waits
+    for them: it is left alone during a job only.
     """
-    for name in _OTHERS:
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _once)
+
+    def __init__(self) -> None:
+        self._in_job = _in_job_of(os.getpid())
+
+    def __call__(self) -> None:
+        for name in _OTHERS:
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._unless_meant)
+
+    def _unless_meant(self, number: int, frame: FrameType | None) -> None:
+        if not self._in_job.value:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
 
 
-def _once(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)
+@cache
+def _in_job_of(process: int) -> Any:
+    """Memory that this process shares with its workers: whether a job is under way."""
+    return RawValue(c_bool, False)
