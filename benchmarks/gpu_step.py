@@ -62,7 +62,8 @@ class Block(nn.Module):
         q, k, v = parts.permute(2, 0, 3, 1, 4)
         seen = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(seen.transpose(1, 2).reshape(count, length, width))
-        return x + self.wide(self.second(x))
+        wide: Tensor = self.wide(self.second(x))
+        return x + wide
 
 
 @dataclass
@@ -190,7 +191,8 @@ def accelerated(work: Work, data: Timed, device: str, folder: str) -> nn.Module:
         optimizer.zero_grad()
         accelerator.backward(loss)
         optimizer.step()
-    return accelerator.unwrap_model(model)
+    unwrapped: nn.Module = accelerator.unwrap_model(model)
+    return unwrapped
 
 
 def fabric(work: Work, data: Timed, device: str, folder: str) -> nn.Module:

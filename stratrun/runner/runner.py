@@ -163,6 +163,7 @@ class Runner(RunnerContext):
         require(self._form, job)
         checks.check(self._form, job)
         checks.check_hooked(self._form, job, self.hooks)
+        stopping.allow_requests(self, self._form, job)
         resume.check(self, self._started.ranks, self._form, job)
         if not self._placed:
             self._place()

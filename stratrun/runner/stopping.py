@@ -16,21 +16,26 @@ from stratrun.runner.form import Form, Job
 
 @contextmanager
 def caught(runner: RunnerContext, form: Form, job: Job) -> Iterator[str]:
-    """Take signals for as long as the job is made ready and done. Gives why not, if that cannot be.
-
-    Raises:
-        ConfigError: the job is to start again when it was stopped, but nothing saves.
-    """
+    """Take signals for as long as the job is made ready and done. Gives why not, if that cannot be."""
     settings, launched = parse_control(form.control_cfg), "RANK" in os.environ
-    lacks = _lacks(runner, form, job)
-    if job == "train" and settings.requeue and "save" in lacks:
-        raise ConfigError(f"control_cfg: requeue=True would begin anew each time: {lacks['save']}")
-    before, runner.control.lacks = runner.control.lacks, lacks
+    before = runner.control.lacks
     try:
         with runner.control.job(job, settings, launched=launched, prompt=_is_interactive()) as why_not:
             yield why_not
     finally:
         runner.control.lacks = before
+
+
+def allow_requests(runner: RunnerContext, form: Form, job: Job) -> None:
+    """Let hooks ask for what the job can do, and for no more.
+
+    Raises:
+        ConfigError: the job is to start again when it was stopped, but nothing saves.
+    """
+    lacks = _lacks(runner, form, job)
+    if job == "train" and parse_control(form.control_cfg).requeue and "save" in lacks:
+        raise ConfigError(f"control_cfg: requeue=True would begin anew each time: {lacks['save']}")
+    runner.control.lacks = lacks
 
 
 def leave(runner: RunnerContext, form: Form, job: Job, close: Callable[[], None]) -> None:

@@ -217,7 +217,7 @@ def minutes_apart(work_dir: str) -> list[int]:
     import os
     from types import SimpleNamespace
 
-    from stratrun.control import control
+    from stratrun.control import agreement, control
     from stratrun.hooks import CheckpointHook
 
     now = [0.0]
@@ -237,11 +237,10 @@ def minutes_apart(work_dir: str) -> list[int]:
             super()._save(runner)
 
     hook = Clock(interval=None, minutes=1, save_on=None)
-    before, control.time = control.time, SimpleNamespace(monotonic=lambda: now[0])  # type: ignore[attr-defined, assignment]
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (agreement, control):
+            patch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
         resume_job.train(Case(2), work_dir, save=hook)  # type: ignore[arg-type]
-    finally:
-        control.time = before  # type: ignore[attr-defined]
     return hook.at
 
 
