@@ -80,7 +80,8 @@ def split(batch: Any, mode: str = "train") -> tuple[Any, Any]:
     Raises:
         ModelError: it is neither a pair nor a mapping with `inputs` and `targets`.
     """
-    if _is_pair(batch):
+    # As `_is_pair`, in each step.
+    if isinstance(batch, (list, tuple)) and len(batch) == 2:
         return batch[0], batch[1]
     if isinstance(batch, Mapping) and "inputs" in batch and "targets" in batch:
         return batch["inputs"], batch["targets"]

@@ -223,7 +223,11 @@ class Updates:
 
 
 def _parameters(*optimizers: Optimizer) -> list[Tensor]:
-    return [p for one in optimizers for group in one.param_groups for p in group["params"]]
+    found: list[Tensor] = []
+    for one in optimizers:
+        for group in one.param_groups:
+            found += group["params"]
+    return found
 
 
 def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:

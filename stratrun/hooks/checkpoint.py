@@ -76,6 +76,7 @@ class CheckpointHook(Hook):
         self.interval = interval
         self.by_epoch = by_epoch
         self.save_on = _events(save_on)
+        self._rescues = "exception" in self.save_on
         self.keep_last = keep_last
         self.keep_every = keep_every
         self._top = Ranking(rules_of(save_best), keep_best)
@@ -109,7 +110,11 @@ class CheckpointHook(Hook):
 
     def after_train_iter(self, runner: RunContext) -> None:
         over = self._pause is not None and runner.control.seconds - self._since >= self._pause
-        self._go_on(runner, over or (not self.by_epoch and self._divides(runner.iter)))
+        over = over or (not self.by_epoch and self._divides(runner.iter))
+        if over or self._due or runner.state.save_due:
+            self._go_on(runner, over)
+        else:
+            self._note_whole(runner)
 
     def after_train_epoch(self, runner: RunContext) -> None:
         self._go_on(runner, self.by_epoch and self._divides(runner.epoch))
@@ -130,7 +135,8 @@ class CheckpointHook(Hook):
             self._save(runner)
 
     def on_exception(self, runner: RunContext, exception: BaseException) -> None:
-        if runner.training and self._may_rescue:
+        # Or what is due is to be saved, and could not be yet.
+        if runner.training and (self._due or self._rescues):
             runner.rescue.save(exception, keep_last=self.keep_last, protect=self._protected())
 
     def state_dict(self) -> dict[str, Any]:
@@ -187,14 +193,9 @@ class CheckpointHook(Hook):
     def _protected(self) -> set[int]:
         return {*self._top.iterations, *self._kept}
 
-    @property
-    def _may_rescue(self) -> bool:
-        """Whether the last whole state is to be saved if an exception comes next."""
-        return "exception" in self.save_on or self._due
-
     def _note_whole(self, runner: RunContext) -> None:
         self._whole_at = (runner.iter, runner.epoch)
-        if self._may_rescue:
+        if self._due or self._rescues:
             runner.rescue.note()
 
 

@@ -184,35 +184,38 @@ def _adapter(hook: Hook, point: str, method: Callable[..., Any]) -> Callable[[di
                 )
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return lambda details: method(**details)
-    if len(required) == len(parameters) and all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters):
-        return _positional(owner, required, method)
     names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
 
     def call(details: dict[str, Any]) -> None:
         _refuse_missing(owner, required, details)
         method(**{name: details[name] for name in names if name in details})
 
-    return call
+    if not names or not all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters):
+        return call if names else lambda details: method()
+    return _positional(names, method, call)
 
 
-def _positional(owner: str, names: list[str], method: Callable[..., Any]) -> Callable[[dict[str, Any]], Any]:
-    if not names:
-        return lambda details: method()
-    take = itemgetter(*names)
-    single = len(names) == 1
+def _positional(
+    names: list[str], method: Callable[..., Any], otherwise: Callable[[dict[str, Any]], Any]
+) -> Callable[[dict[str, Any]], Any]:
+    """Passes all arguments, in order; `otherwise` where some are not given."""
+    first, take = names[0], itemgetter(*names)
 
-    def call(details: dict[str, Any]) -> None:
+    def call_with_one(details: dict[str, Any]) -> None:
+        if first in details:
+            method(details[first])
+        else:
+            otherwise(details)
+
+    def call_with_all(details: dict[str, Any]) -> None:
         try:
             values = take(details)
         except KeyError:
-            _refuse_missing(owner, names, details)
-            raise
-        if single:
-            method(values)
-        else:
-            method(*values)
+            otherwise(details)
+            return
+        method(*values)
 
-    return call
+    return call_with_one if len(names) == 1 else call_with_all
 
 
 def _refuse_missing(owner: str, names: list[str], details: dict[str, Any]) -> None:

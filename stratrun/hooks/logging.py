@@ -51,17 +51,17 @@ class LoggerHook(Hook):
         runner.log(totals, kind="progress")
 
     def after_train_iter(self, runner: RunContext, outputs: Any = None) -> None:
-        size = runner.engine.batch.size
+        size, records, state = runner.engine.batch.size, runner.records, runner.state
         if isinstance(outputs, Mapping):
             # A weight of the user's own, such as a number of tokens, is what means go by.
             if "weight" in outputs:
                 outputs = dict(outputs)
                 weight = outputs.pop("weight")
                 size = 0 if size == 0 else weight
-            runner.records.add(outputs, size)
+            records.add(outputs, size)
         elif outputs is not None:
-            runner.records.add({"loss": outputs}, size)
-        if runner.iter % self.interval == 0:
+            records.add({"loss": outputs}, size)
+        if state.iter % self.interval == 0:
             self._log_window(runner)
         elif perf_counter() >= self._next_beat:
             self._beat(runner, {})

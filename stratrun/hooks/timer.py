@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from stratrun.hooks.base import Hook
+from stratrun.loggers.buffer import WAITING
 from stratrun.registry import HOOKS
 
 if TYPE_CHECKING:
@@ -26,8 +28,13 @@ class IterTimerHook(Hook):
     def __init__(self) -> None:
         self._ended = 0.0
         self._data_time = 0.0
+        self._taken: dict[str, list[float]] = {"time": [], "data_time": []}
+        self._times, self._waits = self._taken.values()
+        self._settle: Callable[[], object] = lambda: None
 
-    def before_train(self) -> None:
+    def before_train(self, runner: RunContext) -> None:
+        runner.records.ask(self._taken)
+        self._settle = runner.records.settle
         self._ended = perf_counter()
 
     def before_train_epoch(self) -> None:
@@ -40,10 +47,13 @@ class IterTimerHook(Hook):
     def before_train_iter(self) -> None:
         self._data_time = perf_counter() - self._ended
 
-    def after_train_iter(self, runner: RunContext) -> None:
+    def after_train_iter(self) -> None:
         now = perf_counter()
-        runner.records.add({"time": now - self._ended, "data_time": self._data_time})
+        self._times.append(now - self._ended)
+        self._waits.append(self._data_time)
         self._ended = now
+        if len(self._times) >= WAITING:
+            self._settle()
 
     def before_log(self, values: dict[str, Any]) -> None:
         if values.get("time") and "data_time" in values:

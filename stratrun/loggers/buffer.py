@@ -16,7 +16,7 @@ Sums = dict[str, list[float]]
 
 _SUMS = ("window", "epoch")
 # How many values of one name wait to be read: a run that never logs must not keep all of its own.
-_WAITING = 16384
+WAITING = 16384
 
 
 class Exchange(Protocol):
@@ -41,6 +41,7 @@ class RecordBuffer:
         self._unread = Unread()
         self._series: dict[str, _Series] = {}
         self._latest: dict[str, Taken] = {}
+        self._asked: list[Mapping[str, list[float]]] = []
         # Names that every rank knows, in the order in which their sums are exchanged.
         self._agreed: list[str] = []
 
@@ -62,7 +63,7 @@ class RecordBuffer:
             size: Weight of these values in every mean, the number of samples behind them. None
                 counts the iteration as one; zero leaves it out.
         """
-        weight = 1.0 if size is None else self._unread.take(size)
+        weight = 1.0 if size is None else float(size) if type(size) is int else self._unread.take(size)
         known, series = self._series, None
         for name, value in values.items():
             if isinstance(value, Tensor):
@@ -80,8 +81,16 @@ class RecordBuffer:
                 series = known[name] = _Series(self._length)
             series.values.append(taken)
             series.weights.append(weight)
-        if series is not None and len(series.values) >= _WAITING:
-            self._settle()
+        if series is not None and len(series.values) >= WAITING:
+            self.settle()
+
+    def ask(self, lists: Mapping[str, list[float]]) -> None:
+        """Take and empty these lists whenever values are read: of one number for each iteration.
+
+        For whoever has some in each iteration, and no time to lose. `settle` keeps them short.
+        """
+        if not any(lists is one for one in self._asked):
+            self._asked.append(lists)
 
     def put(self, values: Mapping[str, Any]) -> None:
         """Have values in the next window as they are, neither averaged nor exchanged."""
@@ -96,7 +105,7 @@ class RecordBuffer:
             ends: False to go on with this window: to look at what it has when a run is broken off,
                 which another may take up again.
         """
-        latest, self._latest = self._settle(), {}
+        latest, self._latest = self.settle(), {}
         sums = {}
         for name, series in self._series.items():
             sums[name] = series.window if self._length is None else _sums_of(series.recent)
@@ -106,7 +115,7 @@ class RecordBuffer:
 
     def epoch(self) -> dict[str, float]:
         """Means since the last call, which the end of an epoch makes; then a new epoch."""
-        self._settle()
+        self.settle()
         sums = {name: series.epoch for name, series in self._series.items()}
         for series in self._series.values():
             series.epoch = [0.0, 0.0]
@@ -114,7 +123,7 @@ class RecordBuffer:
 
     def state_dict(self) -> dict[str, Any]:
         """What this rank has summed: plain numbers, exact to the bit. Reads from the device."""
-        latest = self._settle()
+        latest = self.settle()
         series = {
             name: {
                 "window": list(one.window),
@@ -133,12 +142,18 @@ class RecordBuffer:
             # Cut to `length` when that is set, which may be after this.
             series.recent = deque(((value, weight) for value, weight in saved["recent"]), self._length)
 
-    def _settle(self) -> dict[str, float]:
-        """Read all that is pending into the running sums; returns what was `put`.
+    def settle(self) -> dict[str, float]:
+        """Read all that waits into the running sums; returns what was `put`.
 
         Values are added one by one in the order of the steps, so the sums are the same to the
         bit however often this happens in between: a checkpoint changes no mean.
         """
+        for lists in self._asked:
+            for name, taken in lists.items():
+                series = self._series.setdefault(name, _Series(self._length))
+                series.values += taken
+                series.weights += [1.0] * len(taken)
+                taken.clear()
         numbers = self._unread.read()
         for series in self._series.values():
             series.fold(numbers, keep_recent=self._length is not None)
@@ -219,8 +234,9 @@ class _Series:
     def fold(self, numbers: list[float], keep_recent: bool) -> None:
         """Add to the sums what is not in them yet."""
         (window, window_weight), (epoch, epoch_weight) = self.window, self.epoch
-        for taken, weight_taken in zip(self.values, self.weights, strict=True):
-            value, weight = number_of(taken, numbers), number_of(weight_taken, numbers)
+        values = [number_of(taken, numbers) if type(taken) is int else taken for taken in self.values]
+        weights = [number_of(taken, numbers) if type(taken) is int else taken for taken in self.weights]
+        for value, weight in zip(values, weights, strict=True):
             if keep_recent:
                 self.recent.append((value, weight))
             # Left out rather than multiplied by zero: a repeated sample may well give nan.

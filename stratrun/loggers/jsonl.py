@@ -8,6 +8,8 @@ from stratrun.loggers.record import Record
 from stratrun.loggers.text_file import TextFile
 from stratrun.registry import LOGGERS
 
+_encode = json.JSONEncoder(allow_nan=False).encode
+
 
 @LOGGERS.register_module("jsonl")
 class JsonlLogger(Logger):
@@ -26,7 +28,7 @@ class JsonlLogger(Logger):
 
     def log(self, record: Record) -> None:
         row = {key: _finite(value) for key, value in record.flat().items()}
-        self._file.write(json.dumps(row, allow_nan=False) + "\n")
+        self._file.write(_encode(row) + "\n")
 
     def close(self) -> None:
         self._file.close()

@@ -100,7 +100,7 @@ class RunnerContext:
 
     @property
     def engine(self) -> Engine:
-        return self._started.engine
+        return (self._parts or self._started).engine
 
     @property
     def model(self) -> nn.Module:
@@ -113,7 +113,7 @@ class RunnerContext:
 
     @property
     def records(self) -> RecordBuffer:
-        return self._started.records
+        return (self._parts or self._started).records
 
     @property
     def schedules(self) -> list[Schedule]:

@@ -106,7 +106,7 @@ def start(form: Form, state: TrainState, control: Control, setup_env: Callable[[
         ranks=ranks,
         control=wiring.control,
         data=data,
-        records=RecordBuffer(data),
+        records=RecordBuffer(data if data.world_size > 1 else None),
         loggers=LoggerGroup(),
         checkpointer=checkpointer,
         work_dir=work_dir,

@@ -81,6 +81,29 @@ def test_without_a_size_each_iteration_counts_as_one() -> None:
     assert buffer.window() == {"loss": 2.5}
 
 
+@pytest.mark.parametrize("length", [None, 4])
+def test_numbers_in_a_list_of_the_callers_count_as_if_each_had_been_added_when_it_came(
+    length: int | None,
+) -> None:
+    added, asked = RecordBuffer(), RecordBuffer()
+    added.length = asked.length = length
+    mine: dict[str, list[float]] = {"time": []}
+    asked.ask(mine)
+    asked.ask(mine)
+    for i, (values, size) in enumerate(steps(30)):
+        seconds = values["time"]
+        added.add({"loss": values["loss"]}, size)
+        added.add({"time": seconds})
+        asked.add({"loss": values["loss"]}, size)
+        mine["time"].append(seconds)
+        if i % 7 == 6:
+            assert asked.window() == added.window()
+        if i == 11:
+            assert asked.state_dict() == added.state_dict()
+    assert asked.epoch() == added.epoch()
+    assert mine == {"time": []}
+
+
 def test_a_size_may_be_a_tensor() -> None:
     buffer = RecordBuffer()
     tokens = torch.tensor(3)
@@ -322,7 +345,7 @@ def test_values_that_nobody_asks_for_are_summed_now_and_then_and_means_are_the_s
     plain, bounded, waiting = RecordBuffer(), RecordBuffer(), []
     for values, size in steps(100):
         plain.add(values, size)
-    monkeypatch.setattr("stratrun.loggers.buffer._WAITING", 8)
+    monkeypatch.setattr("stratrun.loggers.buffer.WAITING", 8)
     for values, size in steps(100):
         bounded.add(values, size)
         waiting.append(max(len(series.values) for series in bounded._series.values()))
