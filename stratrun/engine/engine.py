@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -60,7 +61,13 @@ class Engine:
         self._data = data
         self._device = device
         dtype = precision.param_dtype
-        self._cast = None if dtype is torch.float32 else dtype
+        self.move = partial(
+            move_batch,
+            device=device,
+            dtype=None if dtype is torch.float32 else dtype,
+            non_blocking=accelerator.pin_memory,
+        )
+        """A batch on the device, floating point tensors in the dtype of the parameters."""
         self.guard = guard
         if guard is not None:
             guard.batch = self.batch
@@ -215,10 +222,6 @@ class Engine:
         self.evaluating.begin()
 
     # -- for the runner: feeding and saving
-
-    def move(self, batch: Any) -> Any:
-        """A batch on the device, floating point tensors in the dtype of the parameters."""
-        return move_batch(batch, self._device, dtype=self._cast, non_blocking=self._accelerator.pin_memory)
 
     @property
     def state_module(self) -> nn.Module:

@@ -35,6 +35,7 @@ class Evaluating:
         self.placed: Placed
         self._strategy = strategy
         self._precision = precision
+        self._is_plain = type(precision).forward_context is Precision.forward_context
         self._accelerator = accelerator
         self._device = device
         self._batch = batch
@@ -58,21 +59,21 @@ class Evaluating:
         if self.in_step is not None:
             self.in_step.settle()
 
-    def step(self, batch: Any, mode: str) -> Any:
-        if self.in_step is not None:
+    def step(self, batch: Any, mode: str, *, asked: bool = True) -> Any:
+        """Call the model; `asked` by a loop of this rank, which other ranks are to hear."""
+        if asked and self.in_step is not None:
             self.in_step.announce(batch, mode)
-        return self._step(batch, mode)
-
-    def _step(self, batch: Any, mode: str) -> Any:
         placed = self.placed
         if placed.model.training:
             placed.to_evaluation()
         # The bare module: a wrapped one may exchange buffers, which hangs on uneven batches.
         if torch.is_grad_enabled():
             with torch.no_grad(), self._precision.forward_context():
-                return placed.bare(batch, mode)
+                return placed.evaluated(batch, mode)
+        if self._is_plain:
+            return placed.evaluated(batch, mode)
         with self._precision.forward_context():
-            return placed.bare(batch, mode)
+            return placed.evaluated(batch, mode)
 
     def _repeat(self, batch: Any, mode: str) -> None:
         """A step that no loop has asked for, and no hook or metric gets to see."""
@@ -80,7 +81,7 @@ class Evaluating:
         host, on_device = host_rng_state(), self._accelerator.rng_state(self._device)
         with self._batch.kept():
             self._batch.size, self._batch.positions, self._batch.total = 0, (), 0
-            self._step(self._move(batch), mode)
+            self.step(self._move(batch), mode, asked=False)
         set_host_rng_state(host)
         self._accelerator.set_rng_state(self._device, on_device)
 

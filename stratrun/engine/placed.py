@@ -1,5 +1,8 @@
 """The model where the layers put it: on its device, in its number format, wrapped by a strategy."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -24,6 +27,8 @@ class Placed:
         self.bare: StepModule = precision.convert_module(module)  # type: ignore[assignment]
         strategy.place(self.bare, device, compute_dtype=precision.compute_dtype, initial=initial)
         self.wrapped: nn.Module = self.bare
+        self.evaluated: Callable[..., Any] = self.bare
+        """Called for evaluation."""
         self._device = device
         self._strategy = strategy
         self._partial_backward = False
@@ -63,6 +68,11 @@ class Placed:
     def to_evaluation(self) -> None:
         self._note_modes()
         self.bare.eval()
+        # Nothing but `forward`, where a module's call has nothing else to do: looking for that costs as
+        # much as an operation of a small model.
+        bare = self.bare
+        is_heard = bare._forward_hooks or bare._forward_pre_hooks or bare._compiled_call_impl
+        self.evaluated = bare if is_heard else bare.forward
 
     def to_training(self) -> None:
         """Parts that the user had put into evaluation mode stay there."""

@@ -69,9 +69,9 @@ class Accuracy(Metric):
     def _right(self, preds: Tensor, target: Tensor) -> Tensor:
         """For each k (first dimension, unless the one is 1) and target, whether it was met."""
         shape, wanted = preds.shape, target.shape
-        if self._is_first_only and not preds.is_floating_point() and shape == wanted:
-            return preds == target
         if (shape, wanted) != self._fitting:
+            if self._is_first_only and not preds.is_floating_point() and shape == wanted:
+                return preds == target
             if not self._fits(shape, wanted):
                 raise MetricError(self._misfit(preds, target))
             self._fitting = (shape, wanted)

@@ -8,7 +8,7 @@ import torch
 
 from stratrun.errors import MetricError
 from stratrun.evaluation.combine import Order
-from stratrun.evaluation.inputs import Names, Wanted, outline, pick
+from stratrun.evaluation.inputs import Names, Picked, Wanted, detached, outline, pick
 from stratrun.evaluation.metric import default_name
 from stratrun.state import BatchInfo
 
@@ -73,6 +73,8 @@ class Entry(ABC, Generic[M]):
     def _picking(self, update: Callable[..., None], wanted: Wanted, outputs: Any, batch: Any) -> Feed:
         """A feed that finds the arguments once, and again only if the batches change their structure."""
         picked = pick(wanted, outputs, batch, self._names, self.name)
+        if len(picked.placed) == 2 and not picked.named:
+            return self._picking_both(update, wanted, picked)
 
         def feed(batch: Any, outputs: Any) -> None:
             nonlocal picked
@@ -85,6 +87,21 @@ class Entry(ABC, Generic[M]):
                 update(*arguments, **named)
             else:
                 update(*arguments)
+
+        return feed
+
+    def _picking_both(self, update: Callable[..., None], wanted: Wanted, picked: Picked) -> Feed:
+        """The same for predictions and targets alone, which nearly all metrics take: without a list."""
+        get_preds, get_target = picked.placed
+
+        def feed(batch: Any, outputs: Any) -> None:
+            nonlocal get_preds, get_target
+            try:
+                preds, target = get_preds(outputs, batch), get_target(outputs, batch)
+            except (KeyError, IndexError, AttributeError, TypeError):
+                get_preds, get_target = pick(wanted, outputs, batch, self._names, self.name).placed
+                preds, target = get_preds(outputs, batch), get_target(outputs, batch)
+            update(detached(preds), detached(target))
 
         return feed
 

@@ -42,15 +42,11 @@ class Picked:
     named: tuple[tuple[str, Getter], ...]
 
     def take(self, outputs: Any, batch: Any) -> tuple[list[Any], dict[str, Any]]:
-        named = {name: _detached(get(outputs, batch)) for name, get in self.named} if self.named else {}
-        placed = []
-        for get in self.placed:
-            value = get(outputs, batch)
-            placed.append(_detached(value) if getattr(value, "requires_grad", False) else value)
-        return placed, named
+        named = {name: detached(get(outputs, batch)) for name, get in self.named} if self.named else {}
+        return [detached(get(outputs, batch)) for get in self.placed], named
 
 
-def _detached(value: Any) -> Any:
+def detached(value: Any) -> Any:
     # A state that kept it would keep the graph of every batch.
     return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
 

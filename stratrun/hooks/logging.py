@@ -79,13 +79,16 @@ class LoggerHook(Hook):
         runner.log({"done": 1}, kind="progress")
 
     def after_val_iter(self, runner: RunContext, batch_idx: int) -> None:
-        self._evaluated(runner, "val", batch_idx)
+        if perf_counter() >= self._next_beat:
+            self._beat(runner, {"val": batch_idx + 1})
 
     def after_test_iter(self, runner: RunContext, batch_idx: int) -> None:
-        self._evaluated(runner, "test", batch_idx)
+        if perf_counter() >= self._next_beat:
+            self._beat(runner, {"test": batch_idx + 1})
 
     def after_predict_iter(self, runner: RunContext, batch_idx: int) -> None:
-        self._evaluated(runner, "predict", batch_idx)
+        if perf_counter() >= self._next_beat:
+            self._beat(runner, {"predict": batch_idx + 1})
 
     def after_val_epoch(self, runner: RunContext, metrics: Mapping[str, float] | None = None) -> None:
         if metrics:
@@ -125,10 +128,6 @@ class LoggerHook(Hook):
         if runner.max_iters is None or runner.iter <= started:
             return None
         return (perf_counter() - then) / (runner.iter - started) * (runner.max_iters - runner.iter)
-
-    def _evaluated(self, runner: RunContext, job: str, batch_idx: int) -> None:
-        if perf_counter() >= self._next_beat:
-            self._beat(runner, {job: batch_idx + 1})
 
     def _beat(self, runner: RunContext, values: dict[str, float]) -> None:
         runner.log(values, kind="progress")

@@ -129,8 +129,8 @@ def assert_nothing_waits(runs: list[tuple[list[Mark], str]]) -> None:
         assert [one for one in found if one[2]] == [], told
     clipped, _, bare = ({(place, number): sent for place, number, _, sent in one} for one in stretches)
     assert clipped == {stretch: sent for stretch, sent in bare.items() if stretch in clipped}
-    # Where values are logged they are read, or the count would show nothing.
-    assert runs[0][0][-1].waits > runs[0][0][0].waits
+    # Much is read before the first iteration, or the count would show nothing.
+    assert runs[0][0][0].waits > 0
 
 
 def test_one_process_waits_for_nothing_between_log_points(tmp_path: Any) -> None:
