@@ -154,7 +154,7 @@ def test_a_step_of_evaluation_makes_the_operations_of_a_plain_loop(tmp_path: Any
     assert per_step(found) == per_step(plain)
 
 
-@pytest.mark.parametrize(("job", "most"), [(train, 95), (evaluate, 30)])
+@pytest.mark.parametrize(("job", "most"), [(train, 78), (evaluate, 28)])
 def test_a_step_calls_few_functions_with_all_default_hooks_and_three_loggers(
     job: Callable[..., None], most: int, tmp_path: Any
 ) -> None:
