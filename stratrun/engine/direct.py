@@ -16,6 +16,8 @@ from torch.optim import optimizer as of_optimizers
 _run_backward: Callable[..., Any] | None = getattr(
     getattr(torch.autograd.Variable, "_execution_engine", None), "run_backward", None
 )
+# Of such a mode all calls are to be heard.
+_in_function_mode: Callable[[], bool] = getattr(torch._C, "_is_torch_function_mode_enabled", lambda: True)
 _HOOKS_OF_ALL = tuple(
     getattr(of_optimizers, name, None)
     for name in ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
@@ -25,7 +27,7 @@ _HOOKS_OF_ALL = tuple(
 def backward(loss: Tensor, seed: Tensor) -> None:
     """Add the gradients of a single number, times `seed`, of its shape and dtype."""
     # Not on other devices: what their threads are to know of this one is handed on by the public call.
-    if _run_backward is None or type(loss) is not Tensor or not loss.is_cpu:
+    if _run_backward is None or type(loss) is not Tensor or not loss.is_cpu or _in_function_mode():
         loss.backward(seed)
         return
     _run_backward((loss,), (seed,), False, False, (), allow_unreachable=True, accumulate_grad=True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile
 
 from stratrun.engine import direct
@@ -46,6 +47,20 @@ def test_a_seed_that_is_no_number_reaches_every_gradient() -> None:
         parameter.grad.isnan().all() for parameter in module.parameters() if parameter.grad is not None
     )
     assert module[0].weight.grad is not None  # type: ignore[union-attr,index]
+
+
+def test_a_mode_that_hears_calls_of_torch_hears_the_backward_pass() -> None:
+    heard: list[str] = []
+
+    class Hears(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            heard.append(getattr(func, "__name__", ""))
+            return func(*args, **(kwargs or {}))
+
+    loss = loss_of(model())
+    with Hears():
+        direct.backward(loss, torch.ones(()))
+    assert "backward" in heard
 
 
 def with_gradients() -> Optimizer:
