@@ -10,10 +10,10 @@ import torch
 from stratrun.distributed import Collectives
 
 WISHES = ("stop", "save", "validate")
-# Seconds between two exchanges: each takes some tenths of a millisecond of the processor.
-EVERY = 0.005
+# Seconds between two exchanges: where ranks share processors each takes a millisecond of the steps beside it.
+EVERY = 0.1
 # Not more steps than this from one to the next, as the next ones may take longer.
-MOST_STEPS = 32
+MOST_STEPS = 64
 
 
 class Heard(NamedTuple):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from stratrun import Runner
+from stratrun.control import exchange
 from stratrun.hooks import Hook
 
 ITERATIONS, PER_EPOCH, SAVE_EVERY = 24, 8, 5
@@ -107,6 +108,7 @@ def slow_fsync(file: int) -> None:
 
 def main(place: str, name: str, **options: Any) -> None:
     os.fsync = slow_fsync
+    exchange.EVERY = float(os.environ.get("EVERY", exchange.EVERY))
     torch.manual_seed(0)
     moments = Moments(place)
     pause = float(os.environ.get("PAUSE", "0"))
