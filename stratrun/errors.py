@@ -53,7 +53,15 @@ class ModelError(StratrunError):
 
 
 class NonFiniteError(StratrunError, ArithmeticError):
-    """A loss or gradients are infinite or no number, and the update that they are of was not made."""
+    """A loss or gradients are infinite or no number, and the update that they are of was not made.
+
+    Args:
+        counted: Whether it was heard of only when its iteration had been counted as done.
+    """
+
+    def __init__(self, text: str = "", *, counted: bool = False) -> None:
+        super().__init__(text)
+        self.counted = counted
 
 
 class DataError(StratrunError):

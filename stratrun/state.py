@@ -95,6 +95,8 @@ class BatchInfo:
     """Place of each of its samples in the global order of the epoch."""
     total: int | None = None
     """Samples of it over all ranks."""
+    indices: Callable[[Sequence[int]], Sequence[int] | None] = lambda positions: None
+    """Which samples of the data set are at such positions of the epoch; None where that is not known."""
     finish: Callable[[], None] | None = None
     """Tells the loader that the work on the batch is done, so that its position counts it."""
 

@@ -1,6 +1,7 @@
 """What loops iterate: batches of an epoch from a position that can be saved."""
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from stratrun.data.ending import DataEnd
@@ -61,6 +62,7 @@ class Feed:
         self._in_hand, self._pass = None, object()
         mine = self._pass
         info, finish, train = self._batch, self.finish, self._setting.train
+        indices = partial(self._source.indices, self._cursor.epoch)
         found = self._cursor.batches
         started, move = self._started(), self._move
         if self._beside is not None:
@@ -70,7 +72,7 @@ class Feed:
         for batch, share in started:
             info.size, info.scale, info.positions, info.total, self._in_hand = share
             if train:
-                info.finish = finish
+                info.finish, info.indices = finish, indices
             yield move(batch)
             if self._pass is not mine:
                 raise DataError(

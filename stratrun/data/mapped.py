@@ -1,6 +1,6 @@
 """Data sets with an index, in an order of ours."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch.utils.data import default_collate
@@ -65,6 +65,12 @@ class OrderedSource(Source):
         if self._options.batch_size is None:
             return map(self._of_items, batches, shares)
         return zip(batches, shares, strict=True)
+
+    def indices(self, epoch: int, positions: Sequence[int]) -> Sequence[int] | None:
+        if self._options.batch_size is None or not isinstance(positions, range):
+            return None
+        order = epoch_order(self._seed, epoch, self._plan.samples, self._shuffle)
+        return indices_at(order, positions)
 
     def left(self, cursor: Cursor) -> int:
         return self._plan.left(cursor.consumed)

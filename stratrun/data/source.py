@@ -1,7 +1,7 @@
 """Where batches come from: the seam between `Feed` and the kinds of loader."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, ClassVar, TypeVar
@@ -96,6 +96,10 @@ class Source(ABC):
             DataError: from `cursor` on, the data would not be what it was when the state was saved.
         """
         return ""
+
+    def indices(self, epoch: int, positions: Sequence[int]) -> Sequence[int] | None:
+        """Which samples of the data set are at these positions of an epoch; None where that is not known."""
+        return None
 
     def reseed(self, seed: int) -> None:
         """Draw as a run with this seed does, from the next epoch or evaluation on."""

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from stratrun.distributed import Collectives
 from stratrun.engine import direct
-from stratrun.engine.finite_told import Loss, told
+from stratrun.engine.finite_told import Loss, Place, told
 from stratrun.engine.kept_buffers import KeptBuffers
 from stratrun.engine.late import Late
 from stratrun.engine.non_finite import NonFinite
@@ -35,12 +35,11 @@ class Guard:
 
     The backward pass of a loss that is not finite is seeded with NaN, so that the gradients tell of it on
     every rank that has a part in them. Whether those are finite is read from host memory without an
-    operation; of a device that updates by itself it is heard later, and such a device drops the update by
-    itself. Ranks exchange nothing for it, unless each has other gradients.
+    operation. Some devices drop an update by themselves, which is heard of later. Ranks exchange nothing,
+    unless each has other gradients.
 
     Args:
-        side: Exchanges beside those of the run, where each rank has other gradients than the others and
-            no norm is taken of all of them.
+        side: Exchanges beside those of the run, where ranks have other gradients and no norm is of all.
     """
 
     def __init__(
@@ -56,8 +55,6 @@ class Guard:
         self.batch = BatchInfo()
         self.roll_back: Callable[[str], str] | None = None
         """Puts the run back, given why, and tells to where."""
-        self.indices: Callable[[Sequence[int]], Sequence[int] | None] = lambda positions: None
-        """Where in the data set samples are that have these positions in the epoch, if that is known."""
         self.owns_overflow = precision.drops_overflow
         self._precision = precision
         self._plain_backward = type(precision).backward is Precision.backward
@@ -104,13 +101,13 @@ class Guard:
         """Run backward from `loss`, which was made of the one `given` by the user."""
         finite = finite_in_host(given)
         if finite:
-            if self._plain_backward and loss.dtype is torch.float32 and not loss.dim():
+            if self._plain_backward and self._one.is_cpu and loss.dtype is torch.float32 and not loss.dim():
                 direct.backward(loss, self._one)
             else:
                 self._precision.backward(loss)
             return
         bare = given.detach()
-        self._losses.append((bare, self.batch.positions, self._state.iter + 1))
+        self._losses.append(Loss.of(bare, self.batch, self._state))
         if finite is None and self._plain_backward and type(loss) is Tensor:
             # One where the loss is finite, else NaN, without a look at it.
             loss.backward(torch.add(self._one, loss.detach(), alpha=0).to(loss.dtype))
@@ -145,7 +142,8 @@ class Guard:
             NonFiniteError: on all ranks, if the run is to end.
         """
         if self._side is not None:
-            self._flag.copy_(self._side.sum(self._flag))
+            # One from several: kernels that ask it drop an update for a one alone.
+            self._flag.copy_(self._side.sum(self._flag).clamp_(max=1))
         if self._late is not None:
             return self._launch(self._late)
         if not (bool(self._flag) if self._in_host is None else self._in_host.value):
@@ -162,14 +160,14 @@ class Guard:
     def replayed(self, loss: Tensor) -> bool:
         """The host's part of an update that was captured and is being made; as `permits`."""
         assert self._late is not None
-        self._losses = [(loss, self.batch.positions, self._state.iter + 1)]
+        self._losses = [Loss.of(loss, self.batch, self._state)]
         return self._told(self._late)
 
     def scaled(self, dropped: bool) -> None:
         """After an update of scaled gradients: decide, if the precision dropped it for a loss."""
         losses, self._losses = self._losses, []
         # An update is dropped on all ranks or on none, so that all come to the exchange.
-        if dropped and any(self._ranks.gather(any(not loss.isfinite().all() for loss, _, _ in losses))):
+        if dropped and any(self._ranks.gather(any(not loss.isfinite().all() for loss, *_ in losses))):
             self._precision.spare_scale()
             self._decide(losses)
         elif self._buffers is not None:
@@ -217,14 +215,16 @@ class Guard:
         return self.settings.policy == "rollback"
 
     def _decide(self, losses: list[Loss]) -> None:
-        text = told(losses, self._ranks, self.indices, self._state)
+        # What is heard of late is of an iteration before the present one; each of its losses was kept.
+        heard_late = self._late is not None
+        text = told(losses, self._ranks, losses[-1].place if heard_late and losses else Place.of(self._state))
         policy = self.settings.policy
         if policy == "raise":
             _log(self._ranks, f"{text}{_ENDS}")
-            raise NonFiniteError(f"{text}{_ENDS}")
+            raise NonFiniteError(f"{text}{_ENDS}", counted=heard_late)
         if policy == "skip":
             _log(self._ranks, f"{text}; the update is left out")
-            if self._buffers is not None and self._late is None:
+            if self._buffers is not None and not heard_late:
                 self._buffers.put_back()
                 self._buffers.updated()
             return

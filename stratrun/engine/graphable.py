@@ -54,11 +54,18 @@ def refuse(
 
 def _refuse_optimizer(optimizer: Optimizer, guard: Guard | None) -> None:
     name, fused = type(optimizer).__name__, all(group.get("fused") for group in optimizer.param_groups)
-    # Torch has no public way to ask for them.
-    if getattr(optimizer, "_optimizer_step_post_hooks", None):
+    # Torch has no public way to ask for them. Ours do what is captured, or hear of it otherwise.
+    hooks = [
+        hook
+        for when in ("pre", "post")
+        for hook in (getattr(optimizer, f"_optimizer_step_{when}_hooks", None) or {}).values()
+        if not getattr(hook, "__module__", "").startswith("stratrun.")
+    ]
+    if hooks:
+        shown = getattr(hooks[0], "__qualname__", repr(hooks[0]))
         raise _error(
-            f"replays the step of {name}, after which a hook is to be called that no replay calls; do its "
-            "work in a hook of the runner, in after_train_iter"
+            f"replays the step of {name}, and no replay calls {shown}, a hook of it; "
+            "do its work in a hook of the runner, in before_train_iter or after_train_iter"
         )
     if not fused and "capturable" not in optimizer.defaults:
         raise _error(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 from torch.optim import Optimizer
 
 from stratrun.engine.capture import Capture
@@ -60,6 +61,7 @@ class GraphedStep:
         self._kind: Hashable = None
         self._replay: Callable[[], None] | None = None
         self._inputs: list[Tensor] = []
+        self._written: list[Tensor] = []
         self._outputs: dict[str, Any] = {}
         self._trained: tuple[bool, ...] = ()
         self._epoch = -1
@@ -85,13 +87,15 @@ class GraphedStep:
             self._placed.to_training()
         torch._foreach_copy_(self._inputs, tensors_of(batch), non_blocking=True)
         self._rates.follow()
+        # No operation is called for what it writes, and some go by that to know what has changed.
+        increment_version(self._written)
         self._replay()
         return self._heard()
 
     def forget(self) -> None:
         """Capture anew, as something that was captured is no longer where it was."""
         self._kind = self._replay = None
-        self._inputs, self._outputs = [], {}
+        self._inputs, self._written, self._outputs = [], [], {}
         self._seen.clear()
 
     def _as_ever(self, batch: Any, kind: Hashable) -> dict[str, Any]:
@@ -140,6 +144,9 @@ class GraphedStep:
                 "stratrun.testing.count_syncs tells where it does. Or leave graphs= out"
             ) from error
         self._kind, self._inputs = kind, inputs
+        bare, states = self._placed.bare, self._optimizer.state.values()
+        of_updates = [value for state in states for value in state.values() if isinstance(value, Tensor)]
+        self._written = [*bare.parameters(), *bare.buffers(), *of_updates]
         self._rates.note()
 
     def _heard(self) -> dict[str, Any]:

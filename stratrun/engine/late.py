@@ -40,7 +40,7 @@ class Late:
     @classmethod
     def of(cls, settings: NonFinite, optimizers: Mapping[str, Optimizer], flag: Tensor) -> Self | None:
         """None where some optimizer cannot ask, or what it did not do could not be told apart."""
-        asking = all(getattr(one, "_step_supports_amp_scaling", False) for one in optimizers.values())
+        asking = all(map(_asks, optimizers.values()))
         skips = settings.policy == "skip"
         if not asking or (skips and len(optimizers) > 1):
             return None
@@ -81,3 +81,9 @@ class Late:
         done = torch.cuda.Event()
         done.record()
         return _Launched(copy, done, losses)
+
+
+def _asks(optimizer: Optimizer) -> bool:
+    """Whether the flag decides on an update of all its groups, each of which may be set otherwise."""
+    fused = all(group.get("fused") for group in optimizer.param_groups)
+    return fused and bool(getattr(optimizer, "_step_supports_amp_scaling", False))

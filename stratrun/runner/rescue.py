@@ -15,7 +15,7 @@ from stratrun.checkpoint import Checkpointer
 from stratrun.checkpoint.discovery import committed_steps
 from stratrun.checkpoint.layout import name_of, step_of
 from stratrun.distributed import Collectives
-from stratrun.errors import CheckpointError
+from stratrun.errors import CheckpointError, NonFiniteError
 from stratrun.runner import persistence
 from stratrun.runner.persistence import Savable
 
@@ -129,6 +129,8 @@ class Rescue:
         try:
             if isinstance(error, CheckpointError):
                 raise _Inexact("saving is what failed")
+            if isinstance(error, NonFiniteError) and error.counted:
+                raise _Inexact("the batch that is to blame was counted before that was known")
             self._refuse_changes(whole)
             parts = tuple(_thawed(one) for one in (whole.shared, whole.own, whole.settings))
         except _Inexact as reason:

@@ -30,7 +30,7 @@ def test_a_run_ends_with_the_parameters_from_before_the_update_on_every_rank(
     for name, (same, iteration, text) in found[0].items():
         assert (name, same, iteration) == (name, True, 3)
         assert f"loss nan{who}" in text
-        assert f"samples at {positions} of the epoch" in text
+        assert f"samples {positions} of the data set" in text
 
 
 @pytest.mark.parametrize("strategy", ["single", "ddp", "fsdp"])

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy
@@ -10,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from stratrun import ConfigError, NonFiniteError, Runner
+from stratrun import ConfigError, Hook, NonFiniteError, Runner
 from stratrun.engine import whole_step
 from stratrun.engine.finite import Guard
-from stratrun.engine.graphs import WARM_UP
+from stratrun.engine.graphs import WARM_UP, GraphedStep
 from stratrun.engine.late import Late
 from tests.parity import test_compiled as compiled
 from tests.problems import QUIET, perceptron, points, weights
@@ -148,9 +149,63 @@ def test_replayed_updates_of_a_loss_that_is_not_finite_are_dropped_and_counted(r
 
 def test_a_replay_that_is_not_finite_ends_the_run_with_its_samples_named(replays: Replays) -> None:
     model = Spoilt(points(SAMPLES).tensors[0][BATCH * 4])
-    with pytest.raises(NonFiniteError, match="samples at 16, 17, 18, 19"):
+    with pytest.raises(NonFiniteError, match="samples 16, 17, 18, 19 of the data set"):
         run(model, compile={"graphs": True}, clip_grad=None)
     assert replays.replays > 0
+
+
+def tensors_of(runner: Any) -> list[Tensor]:
+    (optimizer,) = runner.engine.optimizers.values()
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    return [*runner.model.parameters(), *runner.model.buffers(), *states]
+
+
+class Versions(Hook):
+    def __init__(self, replays: Replays) -> None:
+        self.replays = replays
+        self.seen: list[tuple[int, list[int]]] = []
+
+    def after_train_iter(self, runner: Any) -> None:
+        self.seen.append((self.replays.replays, [one._version for one in tensors_of(runner)]))
+
+
+def test_whoever_goes_by_versions_of_tensors_sees_that_a_replay_has_written_them(
+    replays: Replays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_down, hook = GraphedStep._take_down, Versions(replays)
+
+    def silent(step: GraphedStep, *arguments: Any) -> None:
+        """A replay on a device calls no operation, and only those count versions."""
+        take_down(step, *arguments)
+        replay = step._replay
+        assert replay is not None
+
+        def quiet() -> None:
+            with torch.autograd._unsafe_preserve_version_counter(tuple(tensors_of(runner))):
+                replay()
+
+        step._replay = quiet
+
+    monkeypatch.setattr(GraphedStep, "_take_down", silent)
+    model = nn.Sequential(nn.BatchNorm1d(5), perceptron())
+    runner = Runner(model, **arguments(compile={"graphs": True}, custom_hooks=[hook]))
+    runner.train()
+    replayed = [(before[1], after[1]) for before, after in pairwise(hook.seen) if after[0] > before[0]]
+    assert len(replayed) == replays.replays > 0
+    for before, after in replayed:
+        assert all(later > earlier for earlier, later in zip(before, after, strict=True))
+
+
+def test_a_hook_of_the_optimizer_that_no_replay_would_call_is_refused_with_its_name(replays: Replays) -> None:
+    def watched(optimizer: Any, args: Any, kwargs: Any) -> None: ...
+
+    def made(parameters: Any) -> torch.optim.Optimizer:
+        optimizer = torch.optim.AdamW(parameters, lr=RATE, fused=True)
+        optimizer.register_step_pre_hook(watched)
+        return optimizer
+
+    with pytest.raises(ConfigError, match=r"no replay calls .*watched, a hook of it"):
+        run(perceptron(), compile={"graphs": True}, optimizer=made)
 
 
 def trained_once() -> Runner:

@@ -10,9 +10,14 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stratrun import ConfigError, Hook, NonFiniteError, Runner
+from stratrun.checkpoint.discovery import committed_steps
+from stratrun.distributed import Collectives, ProcessEnv
 from stratrun.engine import Guard, NonFinite
 from stratrun.engine.late import Late
 from stratrun.host_numbers import finite_in_host
+from stratrun.precision.base import Precision
+from stratrun.state import TrainState
+from stratrun.storage import Folder
 from tests.problems import perceptron, points, trained, weights
 
 SAMPLES, BATCH, BAD = 24, 4, 9
@@ -71,12 +76,65 @@ def test_updates_after_one_that_is_heard_of_later_are_dropped_too(tmp_path: Any)
         loggers=(),
         **arguments(),
     )
-    with pytest.raises(NonFiniteError, match=r"loss nan in iteration 3 \(samples at 8, 9, 10, 11"):
+    with pytest.raises(NonFiniteError, match=r"in iteration 3 of epoch 0: loss nan \(samples 8, 9"):
         runner.train()
     runner.close()
     # The third update was bad, and the fourth had begun when that was heard.
     assert runner.iter == 3
     torch.testing.assert_close(weights(model), hook.kept[2], rtol=0, atol=0)
+
+
+def test_a_run_that_hears_of_a_bad_batch_later_is_not_saved_as_if_the_batch_were_done(tmp_path: Any) -> None:
+    hooks: dict[str, Any] = {"checkpoint": {"save_on": "exception"}}
+    given = {**arguments(), "loggers": (), "default_hooks": hooks, "work_dir": str(tmp_path)}
+    runner = Runner(perceptron(), custom_hooks=[HeardLater()], **given)
+    with pytest.raises(NonFiniteError) as caught:
+        runner.train()
+    runner.close()
+    assert any("counted before that was known" in note for note in caught.value.__notes__)
+    assert committed_steps(Folder(f"{tmp_path}/checkpoints")) == []
+
+
+def test_samples_are_named_by_their_place_in_the_data_set_whatever_the_order(tmp_path: Any) -> None:
+    given = arguments()
+    given["train_dataloader"]["shuffle"] = True
+    with pytest.raises(NonFiniteError, match=rf"samples [\d, ]*\b{BAD}\b[\d, ]* of the data set"):
+        trained(perceptron(), work_dir=str(tmp_path), **given)
+
+
+def test_ranks_that_all_find_something_drop_an_update_as_one_of_them_does() -> None:
+    class Two:
+        """Kernels that ask the flag drop an update for 1, and make it for 2."""
+
+        def sum(self, tensor: Tensor) -> Tensor:
+            return tensor * 2
+
+    side: Any = Two()
+    ranks = Collectives(ProcessEnv())
+    model = perceptron()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    guard = Guard(NonFinite(), precision=Precision(), state=TrainState(), ranks=ranks, side=side)
+    guard.prepare({"optimizer": optimizer})
+    guard._late = Late.of(guard.settings, {"optimizer": optimizer}, guard._flag)
+    guard._in_host = None
+    before = weights(model)
+    gradients = [torch.full_like(p, math.nan) for p in model.parameters()]
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = gradient
+    guard.look(gradients)
+    guard.permits()
+    optimizer.step()
+    torch.testing.assert_close(weights(model), before, rtol=0, atol=0)
+
+
+def test_an_optimizer_of_which_one_group_is_not_fused_is_waited_for() -> None:
+    first, second = (list(perceptron().parameters()) for _ in range(2))
+    groups: list[dict[str, Any]] = [{"params": first}, {"params": second, "fused": False}]
+    optimizer = torch.optim.AdamW(groups, lr=0.1, fused=True)
+    assert Late.of(NonFinite(), {"optimizer": optimizer}, torch.zeros(())) is None
+    del groups[1]["fused"]
+    optimizer = torch.optim.AdamW(groups, lr=0.1, fused=True)
+    assert Late.of(NonFinite(), {"optimizer": optimizer}, torch.zeros(())) is not None
 
 
 def test_an_update_that_the_device_drops_is_left_out_and_counted_when_it_is_heard_of(tmp_path: Any) -> None:
