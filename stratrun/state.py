@@ -34,6 +34,8 @@ class TrainState:
     """Whether all ranks have agreed to save after the iteration in hand."""
     validate_due: bool = False
     """Whether they have agreed to validate after it."""
+    validation_left: bool = False
+    """Whether a validation was left out or broken off, as the job is to end; it is due when that goes on."""
     ask: Callable[[str], None] | None = field(default=None, repr=False, compare=False)
     """Brings a request to the other ranks; None where there are none."""
 
@@ -66,7 +68,7 @@ class TrainState:
 
     def begin_job(self) -> None:
         """Forget what ended the job before."""
-        self.stopping = self.urgent = self.save_due = False
+        self.stopping = self.urgent = self.save_due = self.validation_left = False
         self.stop_reason, self.stop_signal = "", 0
 
     def state_dict(self) -> dict[str, Any]:

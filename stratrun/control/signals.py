@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
+from stratrun.data import worker_signals
+
 # A launcher passes on what its whole group of processes has got as well: all within this many
 # seconds is one and the same signal.
 _ECHO = 2.0
@@ -58,7 +60,10 @@ class SignalTrap:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         before = self._before.get(number)
         if os.getpid() != self._process:
-            # A process that the job has forked is none of it, and goes as it would have gone.
+            # Those that read data for the job, be it for a loader of the user's, are let go by it.
+            if worker_signals.is_worker_of(self._process):
+                return
+            # Any other process that the job has forked is none of it, and goes as it would have gone.
             signal.signal(number, signal.SIG_DFL if before is None else before)
             os.kill(os.getpid(), number)
             return

@@ -1,5 +1,6 @@
 """Signals in the workers of a loader: whoever ends a job ends the process that reads from them."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
@@ -22,6 +23,12 @@ def stay(wished: bool = True) -> Iterator[None]:
         yield
     finally:
         in_job.value = before
+
+
+def is_worker_of(process: int) -> bool:
+    """Whether this is a process that a job under way in another has started to work for it."""
+    started = multiprocessing.parent_process() is not None
+    return started and os.getpid() != process and bool(_in_job_of(process).value)
 
 
 class Ignore:

@@ -63,31 +63,33 @@ class ProfilerHook(Hook):
         self.traces: list[str] = []
         """Paths of the traces that this process has written."""
         self._done = 0
+        self._chosen = True
         self._next = -1
         self._profile: profile | None = None
         self._watching = Watching()
 
     def before_train(self, runner: RunContext) -> None:
-        chosen = self.processes is None or runner.process in self.processes
+        self._chosen = self.processes is None or runner.process in self.processes
         # Where the first process logs: the others have no log folder of their own.
         folder = runner.engine.gauges.of_all(runner.log_folder)[0] or runner.work_dir
         self._folder = os.fspath(self.folder or os.path.join(folder, "profile"))
-        self._next = runner.iter + self.wait if chosen and self._done < self.repeat else -1
+        self._aim(runner)
 
     def before_train_iter(self, runner: RunContext) -> None:
-        if runner.iter == self._next:
+        if runner.iter == self._next and self._chosen:
             self._open(runner)
 
     def after_train_iter(self, runner: RunContext) -> None:
         # Here, and not before the next iteration: waiting for its batch belongs to that.
         if self._profile is not None:
             self._profile.step()
-            if runner.iter == self._next + self.warmup + self.active:
-                self._close(runner)
+        # Windows count on all processes alike, as one checkpoint tells all how many there were.
+        if self._next >= 0 and runner.iter == self._next + self.warmup + self.active:
+            self._close(runner)
 
     def after_train(self, runner: RunContext) -> None:
         # A window that the end of training has cut short tells something all the same.
-        if self._profile is not None:
+        if 0 <= self._next < runner.iter:
             self._close(runner)
 
     def on_exception(self) -> None:
@@ -114,10 +116,18 @@ class ProfilerHook(Hook):
         )
 
     def _close(self, runner: RunContext) -> None:
-        self._watching.end()
         done, self._profile = self._profile, None
-        assert done is not None
-        done.stop()
+        if done is not None:
+            self._watching.end()
+            done.stop()
+            self._write(runner, done)
+        self._done += 1
+        self._aim(runner)
+
+    def _aim(self, runner: RunContext) -> None:
+        self._next = runner.iter + self.wait if self._done < self.repeat else -1
+
+    def _write(self, runner: RunContext, done: profile) -> None:
         first, last = self._next + self.warmup + 1, runner.iter
         if last >= first:
             os.makedirs(self._folder, exist_ok=True)
@@ -128,8 +138,6 @@ class ProfilerHook(Hook):
                 file.write(done.key_averages().table(sort_by="self_cpu_time_total", row_limit=50))
             self.traces.append(f"{path}.json.gz")
             runner.loggers.say(f"profile of iterations {first} to {last}: {path}.json.gz")
-        self._done += 1
-        self._next = runner.iter + self.wait if self._done < self.repeat else -1
 
 
 def _check(name: str, value: Any, least: int) -> None:

@@ -61,7 +61,7 @@ class ThroughputHook(Hook):
             self._tokens_of = tokens if callable(tokens) else _elements(tokens)
         self._begun = (0, 0, 0.0)
         self._away = 0.0
-        self._left = 0.0
+        self._left: float | None = None
 
     def before_train(self, runner: RunContext) -> None:
         # Those that take part in one batch together count as one.
@@ -83,7 +83,10 @@ class ThroughputHook(Hook):
         self._left = perf_counter()
 
     def after_val(self) -> None:
-        self._away += perf_counter() - self._left
+        # None where what was broken off is no validation.
+        if self._left is not None:
+            self._away += perf_counter() - self._left
+            self._left = None
 
     def before_log(self, runner: RunContext, values: dict[str, Any]) -> None:
         iterations, samples, begun = self._begun

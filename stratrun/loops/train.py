@@ -120,12 +120,13 @@ class TrainLoop(BaseLoop):
         runner, state = self.runner, self.runner.state
         before, state.validate_due = state.validated, state.validate_due or asked
         if state.urgent:
+            state.validation_left = True
             return
         due, state.validate_due = state.validate_due, False
         state.validated = count
         runner.validate()
         if runner.control.broke_off:
-            state.validated, state.validate_due = before, due
+            state.validated, state.validate_due, state.validation_left = before, due, True
         self._validated_at = runner.control.seconds
         runner.control.meet()
 
@@ -170,6 +171,8 @@ class EpochBasedTrainLoop(TrainLoop):
         assert max_epochs is not None
         self._count_iters()
         runner.call_hooks("before_train")
+        # What hooks have asked for there is for all to know before the first iteration.
+        runner.control.meet()
         self._validated_at = runner.control.seconds
         # A run that was broken off between an epoch and its validation goes on with that.
         self.validate_if_due(runner.epoch, last=runner.epoch == max_epochs)
@@ -225,6 +228,7 @@ class IterBasedTrainLoop(TrainLoop):
 
     def run(self) -> None:
         self.runner.call_hooks("before_train")
+        self.runner.control.meet()
         self._validated_at = self.runner.control.seconds
         # A run that was broken off between an iteration and its validation goes on with that.
         if not self.iter_done():

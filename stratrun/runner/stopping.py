@@ -77,7 +77,9 @@ def _lacks(runner: RunnerContext, form: Form, job: Job) -> dict[str, str]:
 
 
 def _is_done(runner: RunnerContext) -> bool:
-    """Whether there is nothing left to train."""
+    """Whether there is nothing left to train, nor to validate."""
+    if runner.state.validation_left:
+        return False
     ends = ((runner.epoch, runner.max_epochs), (runner.iter, runner.max_iters))
     return any(most is not None and done >= most for done, most in ends)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from stratrun import Runner
 from stratrun.control import exchange
@@ -106,6 +106,13 @@ def slow_fsync(file: int) -> None:
     _fsync(file)
 
 
+def loader_of(data: Dataset[Any]) -> Any:
+    if "READY" in os.environ:
+        return DataLoader(data, batch_size=4, num_workers=1)
+    workers = int(os.environ.get("WORKERS", "0"))
+    return {"dataset": data, "global_batch_size": 4, "num_workers": workers}
+
+
 def main(place: str, name: str, **options: Any) -> None:
     os.fsync = slow_fsync
     exchange.EVERY = float(os.environ.get("EVERY", exchange.EVERY))
@@ -116,11 +123,7 @@ def main(place: str, name: str, **options: Any) -> None:
     runner = Runner(
         lambda: Net(place),
         work_dir=work_dir,
-        train_dataloader={
-            "dataset": Points(place, 4 * PER_EPOCH, "data", pause),
-            "global_batch_size": 4,
-            "num_workers": int(os.environ.get("WORKERS", "0")),
-        },
+        train_dataloader=loader_of(Points(place, 4 * PER_EPOCH, "data", pause)),
         val_dataloader={"dataset": Points(place, 21), "global_batch_size": 2},
         val_evaluator={"type": "Accuracy"},
         train_cfg={"by_epoch": True, "max_epochs": ITERATIONS // PER_EPOCH, "accumulate": 2},

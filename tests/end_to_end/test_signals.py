@@ -125,6 +125,12 @@ def ends(folder: str) -> dict[str, Any] | None:
     pids = started(place, 2, STALL="7", STALLS_FOR="0.5", WORKERS="1")
     os.killpg(pids[0], signal.SIGINT)
     found["group"] = {"codes": codes_of(pids), **outcome(place, "first", 2)}
+    os.environ.update(mine)
+    place = Path(folder, "ready")
+    pids = started(place, 1, STALL="7", STALLS_FOR="0.5", READY="1")
+    os.killpg(pids[0], signal.SIGTERM)
+    found["ready"] = {"codes": codes_of(pids), **outcome(place, "first", 1)}
+    os.environ.update(mine)
     place = Path(folder, "wishes")
     found["wishes"] = {
         "codes": codes_of(begin(place, "first", 2, EVERY="0", ASKS="1")),
@@ -184,6 +190,10 @@ def test_a_second_signal_leaves_at_once_workers_ignore_theirs_and_wishes_of_one_
     assert group["codes"] == [130, 130], group["said"]
     first, second = group["told"]
     assert first == second and group["steps"][-1] == first["iter"] >= 7
+    # A loader of the user's own has workers that we have not started.
+    ready = found["ready"]
+    assert ready["codes"] == [143], ready["said"]
+    assert ready["steps"][-1] == ready["told"][0]["iter"] >= 7
     wishes = found["wishes"]
     assert wishes["codes"] == [0, 0], wishes["said"]
     first, second = wishes["told"]

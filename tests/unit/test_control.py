@@ -2,7 +2,6 @@
 
 import os
 import signal
-import stat
 import sys
 import threading
 from pathlib import Path
@@ -14,7 +13,6 @@ from torch import nn
 
 from stratrun import ConfigError, Hook, Runner
 from stratrun.control import Control, ControlSettings, parse_control
-from stratrun.control.requeue import job_of, requeue
 from stratrun.control.signals import SignalTrap
 from stratrun.errors import Interrupted, Stopped
 from stratrun.state import TrainState
@@ -281,40 +279,6 @@ def test_settings_that_will_not_do_are_refused(spec: Any, words: str) -> None:
 def test_a_time_limit_may_be_written_as_a_queue_writes_it() -> None:
     given = {"1-02:03:04": 93784, "11:50:00": 42600, 90: 90, 1.5: 1.5, None: None}
     assert {spec: parse_control({"time_limit": spec}).time_limit for spec in given} == given
-
-
-def test_a_stopped_job_is_put_into_the_queue_again_once(tmp_path: Path, monkeypatch: Any) -> None:
-    told = tmp_path / "told"
-    fake = tmp_path / "bin" / "scontrol"
-    fake.parent.mkdir()
-    fake.write_text(f'#!/bin/sh\necho "$@" >> {told}\n')
-    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv("SLURM_JOB_ID", "77")
-    cfg = {"control_cfg": {"requeue": True}, "resume": "auto"}
-    for name, number in (("first", signal.SIGUSR1), ("by hand", signal.SIGINT)):
-        with pytest.raises(Stopped):
-            runner_of(tmp_path / name, At(4, kill(number)), **cfg).train()
-    with pytest.raises(ConfigError, match="would begin anew"):
-        unsaved = {"default_hooks": {"checkpoint": None}}
-        runner_of(tmp_path / "unsaved", At(4, None), **cfg, **unsaved).train()
-    with pytest.raises(Stopped):  # there is nothing left to do
-        runner_of(tmp_path / "last", At(12, kill(signal.SIGTERM)), **cfg).train()
-    assert told.read_text() == "requeue 77\n"
-
-
-def test_the_queue_is_told_the_task_of_an_array_and_its_answer_is_told(
-    tmp_path: Path, monkeypatch: Any
-) -> None:
-    array = {"SLURM_JOB_ID": "80", "SLURM_ARRAY_JOB_ID": "78", "SLURM_ARRAY_TASK_ID": "2"}
-    assert job_of(array) == "78_2"
-    assert "no job of SLURM" in requeue({})
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert "no scontrol" in requeue(array)
-    fake = tmp_path / "scontrol"
-    fake.write_text("#!/bin/sh\necho denied >&2\nexit 3\n")
-    fake.chmod(0o755)
-    assert "ended with 3: denied" in requeue(array)
 
 
 def test_a_launcher_s_echo_of_a_signal_is_not_a_second_one(monkeypatch: Any) -> None:

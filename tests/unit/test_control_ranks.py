@@ -1,6 +1,7 @@
 """What one rank asks for all do, after the same iteration; and what the asking costs."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,7 +51,9 @@ def late(runner: Any) -> None:
     runner.control._started -= 1000.0
 
 
-def trained(place: str, hook: Alone, *, interval: int | None = None, **options: Any) -> tuple[Any, ...]:
+def trained(
+    place: str, hook: Alone, *, interval: int | None = None, hooks: Sequence[Hook] = (), **options: Any
+) -> tuple[Any, ...]:
     """Two epochs of twelve iterations, in windows of five."""
     torch.manual_seed(0)
     runner = Runner(
@@ -63,7 +66,7 @@ def trained(place: str, hook: Alone, *, interval: int | None = None, **options: 
         train_cfg={"max_epochs": 2, "accumulate": 5, "val_begin": 9},
         optimizer={"type": "SGD", "lr": 0.1, "momentum": 0.9},
         default_hooks={"checkpoint": {"interval": interval, "by_epoch": False, "save_on": "stop"}},
-        custom_hooks=[hook],
+        custom_hooks=[hook, *hooks],
         loggers=[],
         randomness={"seed": 0},
         **options,
@@ -71,6 +74,14 @@ def trained(place: str, hook: Alone, *, interval: int | None = None, **options: 
     runner.train()
     weights = [value.clone() for value in runner.model.state_dict().values()]
     return runner.iter, hook.saved, hook.validated, runner.state.stop_reason, weights
+
+
+class AtStart(Hook):
+    """Has rank 1 alone ask for the end before the first iteration."""
+
+    def before_train(self, runner: Any) -> None:
+        if runner.rank == 1:
+            runner.request("stop", "all is there")
 
 
 def wishes(folder: str) -> dict[str, tuple[Any, ...]]:
@@ -87,6 +98,7 @@ def granted(folder: str) -> dict[str, tuple[Any, ...]]:
         "both": trained(f"{folder}/both", Alone(both)),
         "stop": trained(f"{folder}/stop", Alone(stop)),
         "stop at a save": trained(f"{folder}/saves", Alone(stop), interval=1),
+        "at the start": trained(f"{folder}/start", Alone(), hooks=[AtStart()]),
         "late": trained(f"{folder}/late", Alone(late), **limit),
         "late again": trained(f"{folder}/late", Alone(), resume=True, **limit),
     }
@@ -104,6 +116,7 @@ def test_what_rank_1_alone_asks_for_both_do_after_the_same_iteration_and_lose_no
         iterations, saved, validated, reason, _ = found[name]
         assert saved == [iterations] and 3 < iterations <= 12 and validated == [], name
         assert ("time limit of 500 s" in reason) == (name == "late")
+    assert found["at the start"][0] == 0
     # The save of its own interval is the one it stops with.
     iterations, saved, *_ = found["stop at a save"]
     assert saved == list(range(1, iterations + 1))

@@ -77,6 +77,12 @@ def test_a_window_that_the_end_cuts_short_is_written_and_a_resumed_run_counts_it
     assert (second.traces, seen) == ([], [])
 
 
+def test_windows_count_on_processes_that_are_not_profiled_as_one_checkpoint_tells_all(tmp_path: Path) -> None:
+    hook = ProfilerHook(wait=2, warmup=1, active=1, repeat=2, processes=[1])
+    _, seen = profiled(tmp_path, hook, 6)
+    assert (hook.traces, seen, hook.state_dict()) == ([], [], {"windows": 1})
+
+
 def test_an_error_within_a_window_ends_the_profiler_and_is_the_one_that_is_raised(tmp_path: Path) -> None:
     class Fails(Hook):
         def after_train_iter(self, runner: Any) -> None:

@@ -67,7 +67,7 @@ def run(hook: ThroughputHook | None, clock: Clock, work_dir: Path, **options: An
         options.pop("model", None) or perceptron(),
         loss="cross_entropy",
         optimizer={"type": "SGD", "lr": 0.1},
-        custom_hooks=[Ticks(clock), *([hook] if hook else []), logged],
+        custom_hooks=[Ticks(clock), *([hook] if hook else []), *options.pop("more_hooks", ()), logged],
         loggers=[],
         work_dir=work_dir,
         **{**form, **options},
@@ -94,6 +94,18 @@ def test_rates_are_those_of_the_window_without_the_validation_in_it(clock: Clock
         assert values["tokens_per_s"] == pytest.approx(40 * BATCH)
         assert values["tflops_per_s"] == pytest.approx(4 * BATCH * FLOPS / 1e12)
         assert values["mfu"] == pytest.approx(0.5)
+
+
+def test_an_evaluation_that_is_broken_off_and_no_validation_takes_nothing_from_the_time(
+    clock: Clock, tmp_path: Path
+) -> None:
+    class BreaksOff(Hook):
+        def after_train_iter(self, runner: Any) -> None:
+            if runner.iter == 6:
+                runner.call_hooks("on_break_off")
+
+    _, logged = run(ThroughputHook(), clock, tmp_path, more_hooks=[BreaksOff()])
+    assert [values["iters_per_s"] for values in logged] == pytest.approx([4, 4, 4])
 
 
 def test_counting_operations_changes_no_bit_and_ends_with_the_first_iteration(
