@@ -148,6 +148,9 @@ def test_killed_while_a_damaged_one_is_written_anew_the_older_one_is_whole(tmp_p
     assert sorted(newest) == newest and set(newest) == {1, 2}
 
 
+READS = {"ls", "info", "find", "exists", "isdir", "isfile", "cat_file", "invalidate_cache"}
+
+
 class Crash(BaseException):
     """Stands for the death of the process: nothing after it runs, cleaning up included."""
 
@@ -167,7 +170,8 @@ class FaultyStore:
 
     def _checked(self, function):
         def call(*args, **kwargs):
-            self._left -= 1
+            # At a read it would leave what it leaves at the next change.
+            self._left -= function.__name__ not in READS
             if self._left <= 0:
                 raise Crash
             return function(*args, **kwargs)
@@ -204,7 +208,7 @@ def test_a_store_without_rename_keeps_the_newest_committed_one_whole(large, monk
         assert survivors_are_whole(folder)
         if not crashed:
             break
-    assert fatal > 25
+    assert fatal > 20
     assert newest == {3, 4}
 
 
