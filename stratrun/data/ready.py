@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
+from stratrun.data import worker_signals
 from stratrun.data.batch import batch_size_of
 from stratrun.data.order import Share
 from stratrun.data.source import (
@@ -35,6 +36,7 @@ class ReadySource(Source):
     def __init__(self, batches: Any, setting: Setting) -> None:
         self.dataset = getattr(batches, "dataset", batches)
         self._batches = batches
+        worker_signals.leave_alone(batches)
         self._setting = setting
         self._seed = setting.seed
         self._used = False
@@ -103,6 +105,7 @@ class StatefulSource(Source):
     def __init__(self, loader: Any, setting: Setting) -> None:
         self.dataset = getattr(loader, "dataset", loader)
         self._loader = loader
+        worker_signals.leave_alone(loader)
         self._setting = setting
         self._epoch: int | None = None
         self._drawn = 0

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import c_bool
 from functools import cache
@@ -51,6 +51,27 @@ class Ignore:
         if not self._in_job.value:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+
+
+class FirstCall:
+    """First call in a worker of a loader of the user's, and then what they have it call."""
+
+    def __init__(self, then: Callable[[int], None] | None) -> None:
+        self._then = then
+        self._ignore = Ignore()
+
+    def __call__(self, worker_id: int) -> None:
+        self._ignore()
+        if self._then is not None:
+            self._then(worker_id)
+
+
+def leave_alone(loader: Any) -> None:
+    """Have workers that a loader of the user's starts from now on leave signals to the main process."""
+    if not getattr(loader, "num_workers", 0) or not hasattr(loader, "worker_init_fn"):
+        return
+    if not isinstance(loader.worker_init_fn, FirstCall):
+        loader.worker_init_fn = FirstCall(loader.worker_init_fn)
 
 
 @cache

@@ -106,9 +106,16 @@ def slow_fsync(file: int) -> None:
     _fsync(file)
 
 
+class Whole(DataLoader[Any]):
+    """A loader that is not taken apart, for what it does while it is iterated."""
+
+    def __iter__(self) -> Any:
+        return super().__iter__()
+
+
 def loader_of(data: Dataset[Any]) -> Any:
     if "READY" in os.environ:
-        return DataLoader(data, batch_size=4, num_workers=1)
+        return Whole(data, batch_size=4, num_workers=1)
     workers = int(os.environ.get("WORKERS", "0"))
     return {"dataset": data, "global_batch_size": 4, "num_workers": workers}
 

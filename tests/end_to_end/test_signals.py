@@ -127,7 +127,7 @@ def ends(folder: str) -> dict[str, Any] | None:
     found["group"] = {"codes": codes_of(pids), **outcome(place, "first", 2)}
     os.environ.update(mine)
     place = Path(folder, "ready")
-    pids = started(place, 1, STALL="7", STALLS_FOR="0.5", READY="1")
+    pids = started(place, 1, STALL="3", STALLS_FOR="0.5", READY="1")
     os.killpg(pids[0], signal.SIGTERM)
     found["ready"] = {"codes": codes_of(pids), **outcome(place, "first", 1)}
     os.environ.update(mine)
@@ -193,7 +193,7 @@ def test_a_second_signal_leaves_at_once_workers_ignore_theirs_and_wishes_of_one_
     # A loader of the user's own has workers that we have not started.
     ready = found["ready"]
     assert ready["codes"] == [143], ready["said"]
-    assert ready["steps"][-1] == ready["told"][0]["iter"] >= 7
+    assert ready["steps"][-1] == ready["told"][0]["iter"] >= 3
     wishes = found["wishes"]
     assert wishes["codes"] == [0, 0], wishes["said"]
     first, second = wishes["told"]
