@@ -11,9 +11,9 @@ from stratrun.distributed import Collectives
 
 WISHES = ("stop", "save", "validate")
 # Seconds between two exchanges: where ranks share processors each takes a millisecond of the steps beside it.
-EVERY = 0.1
+EVERY = 0.25
 # Not more steps than this from one to the next, as the next ones may take longer.
-MOST_STEPS = 64
+MOST_STEPS = 128
 
 
 class Heard(NamedTuple):
