@@ -141,7 +141,7 @@ class Twins:
         return lambda: None
 
 
-@pytest.mark.parametrize(("step", "most"), [(0.4, 100), (0.252, 100), (0.05, 23), (0.0002, 3)])
+@pytest.mark.parametrize(("step", "most"), [(0.4, 100), (0.252, 100), (0.051, 23), (0.0002, 3)])
 def test_sums_are_begun_at_most_every_quarter_of_a_second_and_a_step_between_them_compares_two_numbers(
     step: float, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
