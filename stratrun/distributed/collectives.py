@@ -1,8 +1,10 @@
 """The few exchanges between ranks that a run needs beside those of its strategy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import Store
@@ -12,6 +14,7 @@ from stratrun.distributed.env import ProcessEnv
 from stratrun.errors import PeerError, StratrunError
 
 T = TypeVar("T")
+_record: Callable[[bool], None] = getattr(torch.autograd, "_enable_record_function", lambda on: None)
 
 
 class Collectives:
@@ -78,7 +81,8 @@ class Collectives:
         def begin(group: Any) -> None:
             # Not through torch's dispatcher: it takes twice as long, and whoever counts what the steps of a
             # run exchange would count this in. Nothing public leads past it.
-            work.append(group._get_backend(tensor.device).allreduce([tensor]))
+            with _unprofiled():
+                work.append(group._get_backend(tensor.device).allreduce([tensor]))
 
         self._exchange(begin)
         return lambda: self._exchange(lambda _: work.pop().wait())
@@ -202,3 +206,13 @@ def _known(kind: type[Exception]) -> type[StratrunError]:
 
 def _told(error: Exception) -> str:
     return str(error) if isinstance(error, StratrunError) else f"{type(error).__name__}: {error}"
+
+
+@contextmanager
+def _unprofiled() -> Iterator[None]:
+    """Hide work from torch's profiler that may outlast it: its end would be noted in memory that is freed."""
+    _record(False)
+    try:
+        yield
+    finally:
+        _record(True)
