@@ -1,6 +1,7 @@
 """A sum that is under way while the ranks go on."""
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -10,7 +11,7 @@ from tests.ranks import Ranks
 
 def profiled() -> tuple[list[str], Tensor]:
     """What a profiler hears of a sum that it does not wait for, and the sum."""
-    ranks = Collectives(ProcessEnv.from_environ())
+    ranks = Collectives(ProcessEnv.from_environ(), dist.group.WORLD)
     tensor = torch.full((3,), float(1 + ranks.rank), dtype=torch.float64)
     with profile(activities=[ProfilerActivity.CPU]) as found:
         end = ranks.begin_sum(tensor)
