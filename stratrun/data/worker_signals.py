@@ -49,8 +49,8 @@ class Ignore:
 
     def _unless_meant(self, number: int, frame: FrameType | None) -> None:
         if not self._in_job.value:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            # As torch answers it: a death by the signal would be told as a failure by who asks for the end.
+            os._exit(0)
 
 
 class FirstCall:

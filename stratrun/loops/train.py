@@ -70,6 +70,8 @@ class TrainLoop(BaseLoop):
             runner.call_hooks("before_train_iter", batch_idx=idx, data_batch=data_batch)
             outputs = self.run_iter(idx, data_batch)
             runner.engine.finish_iter()
+            if self._pause is not None:
+                self._look_at_the_clock(self._pause)
             runner.call_hooks("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
             if self.iter_done():
                 return
@@ -88,8 +90,8 @@ class TrainLoop(BaseLoop):
     def iter_done(self) -> bool:
         """What comes after each iteration. Returns whether the epoch is to be left."""
         state = self.runner.state
-        if state.validate_due or self._pause is not None:
-            self._validate_if_asked(state.validated)
+        if state.validate_due and self.runner.has_validation:
+            self._validate(state.validated)
         return state.stopping
 
     def end_of_data(self, idx: int) -> int | None:
@@ -101,28 +103,27 @@ class TrainLoop(BaseLoop):
         runner = self.runner
         if not runner.has_validation:
             return
-        if count > runner.state.validated and self.val_schedule.due(count, last=last):
-            self._validate(count, asked=False)
-        elif runner.state.validate_due or self._pause is not None:
-            self._validate_if_asked(count)
+        due = count > runner.state.validated and self.val_schedule.due(count, last=last)
+        if due or runner.state.validate_due:
+            self._validate(count)
 
-    def _validate_if_asked(self, count: int) -> None:
-        runner, pause = self.runner, self._pause
-        over = pause is not None and runner.control.seconds - self._validated_at >= pause
-        if runner.has_validation and (over or runner.state.validate_due):
-            self._validate(count, asked=True)
+    def _look_at_the_clock(self, pause: float) -> None:
+        """Before hooks, so that a checkpoint of this iteration has the validation that is due after it."""
+        runner = self.runner
+        if runner.has_validation and runner.control.seconds - self._validated_at >= pause:
+            runner.state.validate_due = True
 
-    def _validate(self, count: int, *, asked: bool) -> None:
+    def _validate(self, count: int) -> None:
         """Validate, be it for this count or because it was asked for; not any more when the job is to end.
 
         What is left out or broken off then is due again when the run goes on.
         """
         runner, state = self.runner, self.runner.state
-        before, state.validate_due = state.validated, state.validate_due or asked
         if state.urgent:
             state.validation_left = True
             return
-        due, state.validate_due = state.validate_due, False
+        before, due = state.validated, state.validate_due
+        state.validate_due = False
         state.validated = count
         runner.validate()
         if runner.control.broke_off:

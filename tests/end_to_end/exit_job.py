@@ -47,7 +47,7 @@ def main(work_dir: str, way: str) -> None:
         train_dataloader={
             "dataset": TensorDataset(torch.randn(64, 6), torch.arange(64) % 2),
             "global_batch_size": 4,
-            "num_workers": 1,
+            "num_workers": 2,
         },
         train_cfg={"by_epoch": False, "max_iters": ITERATIONS},
         optimizer={"type": "AdamW", "lr": 0.1},

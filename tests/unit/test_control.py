@@ -60,6 +60,13 @@ def runner_of(work_dir: Path, hook: Any, **options: Any) -> Runner:
     return Runner(nn.Linear(2, 2), **{**given, **options})
 
 
+class Pace(At):
+    """Has each iteration take a minute, whatever the clock says."""
+
+    def before_train_iter(self, runner: Any) -> None:
+        runner.control._started -= 60.0
+
+
 def kill(number: int) -> Any:
     return lambda runner: os.kill(os.getpid(), number)
 
@@ -221,17 +228,27 @@ def test_requests_that_nothing_would_serve_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_time_limit_ends_the_run_saved_and_minutes_validate(tmp_path: Path) -> None:
-    class Pace(At):
-        def after_train_iter(self, runner: Any) -> None:
-            runner.control._started -= 60.0  # a minute an iteration, whatever the clock says
-
     hook = Pace(0, None)
     cfg = {"max_epochs": 2, "val_begin": 9, "val_minutes": 2.5}
     runner = runner_of(tmp_path, hook, control_cfg={"time_limit": "0:06:30"}, train_cfg=cfg)
     runner.train()
-    assert runner.iter == 8 and hook.saved == [8]
+    assert runner.iter == 7 and hook.saved == [7]
     assert hook.validated == [3, 6]
     assert "time limit" in runner.state.stop_reason
+
+
+def test_a_validation_by_the_clock_that_a_signal_leaves_out_is_made_when_the_run_goes_on(
+    tmp_path: Path,
+) -> None:
+    cfg = {"max_epochs": 2, "val_begin": 9, "val_minutes": 4.5}
+    given = {"train_cfg": cfg, "default_hooks": {"checkpoint": {"interval": 1, "by_epoch": False}}}
+    hook = Pace(5, kill(signal.SIGTERM))
+    with pytest.raises(Stopped):
+        runner_of(tmp_path, hook, **given).train()
+    assert (hook.saved[-1], hook.validated) == (5, [])
+    again = At(0, None)
+    runner_of(tmp_path, again, **given, resume=True).train()
+    assert again.validated == [5]
 
 
 def test_hooks_may_take_back_a_stop_of_theirs_but_not_that_of_a_signal() -> None:
