@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from difflib import get_close_matches
+from itertools import takewhile
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -182,17 +183,21 @@ def _adapter(hook: Hook, point: str, method: Callable[..., Any]) -> Callable[[di
                 raise ConfigError(
                     f"{owner} asks for {name!r}, which the point does not give; {nearest(name, given)}"
                 )
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return lambda details: method(**details)
-    names = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
+    placed = [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    names = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
     def call(details: dict[str, Any]) -> None:
         _refuse_missing(owner, required, details)
-        method(**{name: details[name] for name in names if name in details})
+        first = [details[name] for name in takewhile(details.__contains__, placed)]
+        rest = details if takes_all else [name for name in names if name in details]
+        method(*first, **{name: details[name] for name in rest if name not in placed})
 
-    if not names or not all(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters):
-        return call if names else lambda details: method()
-    return _positional(names, method, call)
+    if not parameters:
+        return lambda details: method()
+    if all(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters):
+        return _positional(names, method, call)
+    return call
 
 
 def _positional(

@@ -34,7 +34,7 @@ class LoggerHook(Hook):
 
     def __init__(self, interval: int = 50, window: int | None = None) -> None:
         for name, value in (("interval", interval), ("window", window)):
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and (type(value) is not int or value < 1):
                 raise ConfigError(f"LoggerHook: {name}={value!r} must be a whole number of at least 1")
         self.interval = interval
         self.window = window

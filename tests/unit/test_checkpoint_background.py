@@ -105,7 +105,7 @@ def drift():
             ranks.agree(CheckpointError("no room") if ranks.rank == 1 else None, "saving")
 
         begin(background, work, "saving")
-        for iteration in range(round_ * 1000, round_ * 1000 + 1000):
+        for iteration in range(round_ * 50_000, (round_ + 1) * 50_000):
             time.sleep(0.001 if ranks.rank else 0.0017)
             try:
                 background.raise_if_failed(iteration)
