@@ -1,4 +1,5 @@
 import os
+from time import monotonic
 from typing import Any
 
 import torch
@@ -26,6 +27,8 @@ class CPUAccelerator(Accelerator):
 
     def __init__(self) -> None:
         self._process: Any = None
+        self._memory: dict[str, float] = {}
+        self._read_at = float("-inf")
 
     def memory(self, device: torch.device) -> dict[str, float]:
         # Made once, as that takes longer than reading; and again by a process that was forked since.
@@ -34,4 +37,9 @@ class CPUAccelerator(Accelerator):
             import psutil
 
             self._process = psutil.Process()
-        return {"memory": self._process.memory_info().rss / 2**20}
+            self._read_at = float("-inf")
+        # Once a second: to ask the system takes as long as several operations.
+        if monotonic() - self._read_at >= 1.0:
+            self._read_at = monotonic()
+            self._memory = {"memory": self._process.memory_info().rss / 2**20}
+        return dict(self._memory)

@@ -52,7 +52,7 @@ class LoggerHook(Hook):
 
     def after_train_iter(self, runner: RunContext, outputs: Any = None) -> None:
         size, records, state = runner.engine.batch.size, runner.records, runner.state
-        if isinstance(outputs, Mapping):
+        if type(outputs) is dict or isinstance(outputs, Mapping):
             # A weight of the user's own, such as a number of tokens, is what means go by.
             if "weight" in outputs:
                 outputs = dict(outputs)
