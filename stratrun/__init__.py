@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from stratrun.accelerators import Accelerator
     from stratrun.config import Config
     from stratrun.context import RunContext
+    from stratrun.environment import environment_report
     from stratrun.errors import (
         CheckpointCorruptedError,
         CheckpointError,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     )
     from stratrun.evaluation import Accuracy, BaseMetric, Evaluator, MeanMetric, Metric
     from stratrun.hooks import Hook
+    from stratrun.inference import Inferencer
     from stratrun.loggers import Logger
     from stratrun.loops import (
         BaseLoop,
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
         ValLoop,
     )
     from stratrun.precision import Precision
+    from stratrun.predictions import Predictions, read_predictions
     from stratrun.registry import (
         ACCELERATORS,
         COLLATES,
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
         SAMPLERS,
         STORAGES,
         STRATEGIES,
+        TRANSFORMS,
         Registry,
     )
     from stratrun.runner import Runner
@@ -80,6 +84,7 @@ __all__ = [
     "SAMPLERS",
     "STORAGES",
     "STRATEGIES",
+    "TRANSFORMS",
     "Accelerator",
     "Accuracy",
     "BaseLoop",
@@ -95,6 +100,7 @@ __all__ = [
     "Evaluator",
     "Hook",
     "IncompatibleError",
+    "Inferencer",
     "IterBasedTrainLoop",
     "Logger",
     "MeanMetric",
@@ -106,6 +112,7 @@ __all__ = [
     "NonFiniteError",
     "Precision",
     "PredictLoop",
+    "Predictions",
     "Registry",
     "RunContext",
     "Runner",
@@ -116,6 +123,8 @@ __all__ = [
     "TrainState",
     "UnknownNameError",
     "ValLoop",
+    "environment_report",
+    "read_predictions",
 ]
 
 # Where the names live that do not come from `errors` (those that end in Error) or `registry` (the others).
@@ -129,18 +138,22 @@ _HOMES = {
     "EpochBasedTrainLoop": "loops",
     "Evaluator": "evaluation",
     "Hook": "hooks",
+    "Inferencer": "inference",
     "IterBasedTrainLoop": "loops",
     "Logger": "loggers",
     "MeanMetric": "evaluation",
     "Metric": "evaluation",
     "Precision": "precision",
     "PredictLoop": "loops",
+    "Predictions": "predictions",
     "RunContext": "context",
     "Runner": "runner",
     "Strategy": "strategies",
     "TestLoop": "loops",
     "TrainState": "state",
     "ValLoop": "loops",
+    "environment_report": "environment",
+    "read_predictions": "predictions",
 }
 
 

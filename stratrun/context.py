@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -38,8 +39,50 @@ class Gauges(Protocol):
         """What every process has given, in their order. All call it at the same point."""
         ...
 
+    def see_update(self, witness: Callable[[], None]) -> None:
+        """Call `witness` once, when gradients are as the next update takes them."""
+        ...
+
+    def squares(
+        self, tensors: Mapping[str, Tensor | None], *, parts_of: Mapping[str, Tensor] | None = None
+    ) -> dict[str, float]:
+        """The sum of squares of each whole tensor; 0 for None. All call it at the same point.
+
+        It waits for the device.
+
+        Args:
+            parts_of: What `tensors` are this process's parts of, where they do not say themselves.
+        """
+        ...
+
+    def utilization(self) -> dict[str, float]:
+        """How busy, hot and hungry the device is, by name; empty where it does not tell."""
+        ...
+
+    def free_cached(self) -> None:
+        """Give back to the system what memory of the device is kept in reserve."""
+        ...
+
     def time_forward(self) -> Timed | None:
         """Begin to time forward passes; None where those of several processes wait for each other."""
+        ...
+
+
+class Buffers(Protocol):
+    """What a model holds beside its parameters. All processes call each verb at the same point."""
+
+    def unify(self, tensors: Sequence[Tensor], how: str) -> None:
+        """Give tensors the same values in all processes, in place: their ``"mean"``, or the ``"first"``'s.
+
+        It waits for the device. What is no floating point number is always the first's.
+        """
+        ...
+
+    def renew_statistics(self, batches: Iterable[Any]) -> bool:
+        """Compute the statistics of batch normalization anew, by a pass over training data of all processes.
+
+        Nothing else of the run is changed by that. Returns whether there was anything to compute.
+        """
         ...
 
 
@@ -51,6 +94,10 @@ class Verbs(Protocol):
     @property
     def gauges(self) -> Gauges: ...
     @property
+    def buffers(self) -> Buffers: ...
+    @property
+    def splitting(self) -> Splitting: ...
+    @property
     def optimizers(self) -> dict[str, Optimizer]: ...
     def train_step(self, batch: Any, *, update: bool = True, divisor: int = 1) -> dict[str, Any]: ...
     def val_step(self, batch: Any) -> Any: ...
@@ -60,12 +107,29 @@ class Verbs(Protocol):
     def backward(self, loss: Tensor) -> None: ...
     def step(self, optimizer: str | None = None) -> Tensor | None: ...
     def update(self, loss: Tensor, optimizer: str | None = None) -> Tensor | None: ...
+    def limit_loss(self, limit: float) -> None: ...
     def close_window(self) -> None: ...
     def finish_iter(self) -> None: ...
     def start_epoch(self) -> None: ...
     def mean(self, values: Mapping[str, float]) -> dict[str, float]: ...
     def collect(self, items: list[tuple[int, Any]]) -> list[Any]: ...
     def memory(self) -> dict[str, float]: ...
+
+
+class Splitting(Protocol):
+    """Training steps in parts, where a batch takes more memory than there is."""
+
+    parts: int
+    """How many a step is made in, the same in all processes."""
+    trials: int | None
+    tried: int
+    """Updates made so far of the `trials` for which steps are tried out."""
+    found: int | None
+    """The most samples that fit in a process at once, if that was looked for."""
+
+    def begin(self, parts: int, trials: int | None, find: int | bool = False) -> None:
+        """Make training steps in parts from now on."""
+        ...
 
 
 class Rescue(Protocol):
@@ -100,6 +164,22 @@ class Steering(Protocol):
 
         Returns whether any of them has broken off its pass over the data.
         """
+        ...
+
+
+class PredictionSink(Protocol):
+    """Files that predictions go to, none of which counts before `commit`."""
+
+    def add(self, rows: Iterable[tuple[int, Any]], *, by_sample: bool) -> None:
+        """Take predictions, each with its place: the number of its sample, or else of its batch."""
+        ...
+
+    def commit(self) -> tuple[str, int]:
+        """Have all of them count. Every process calls it. Returns where they are, and how many."""
+        ...
+
+    def discard(self) -> None:
+        """Remove what this process has written. Never raises."""
         ...
 
 
@@ -151,6 +231,11 @@ class RunContext(Protocol):
         ...
 
     @property
+    def trial(self) -> bool:
+        """Whether the run is cut down to see if it works, so that what begins late is to begin at its end."""
+        ...
+
+    @property
     def max_epochs(self) -> int | None: ...
     @property
     def max_iters(self) -> int | None:
@@ -193,8 +278,30 @@ class RunContext(Protocol):
         """Write values to all loggers, under the present counters."""
         ...
 
+    def log_image(self, name: str, image: Any) -> None:
+        """Show an image, or a batch of them, in the loggers that take such; reads it from where it is."""
+        ...
+
+    def log_text(self, name: str, text: str) -> None: ...
+    def log_file(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        """Keep a file of the main process with the logs."""
+        ...
+
     def build_dataloader(self, spec: Any, *, train: bool = False, name: str = "dataloader") -> Feed: ...
     def build_evaluator(self, spec: Any) -> Evaluator | None: ...
+    def write_report(self) -> str | None:
+        """Write the picture of the run so far. Returns its URL; None in processes that log nothing."""
+        ...
+
+    def write_predictions(self, path: str, *, format: str, rows: int, size: int) -> PredictionSink:
+        """Begin to write predictions to a folder. Every process calls it at the same point.
+
+        Args:
+            path: In the work dir, unless it is absolute or a URL.
+            rows: Predictions in a file, at most; `size`: bytes of them that are held, at most.
+        """
+        ...
+
     def save_checkpoint(self, *, keep_last: int | None = None, protect: Collection[int] = ()) -> str:
         """Save the state as it is now, under the number of finished iterations.
 

@@ -20,7 +20,7 @@ Stopped, a SystemExit, is no error: a signal has ended the job, and ends the pro
 Interrupted is one by Ctrl-C (also a KeyboardInterrupt).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -122,10 +122,14 @@ class Interrupted(Stopped, KeyboardInterrupt):
     """Ctrl-C has ended a job, left tidily. Whoever waits for KeyboardInterrupt, as pytest, gets it."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Say which known name was probably meant, or list them all.
+_LISTED = 40
 
-    Returns ``did you mean 'x'?`` or ``known: a, b, c``, to follow a semicolon.
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Say which known name was probably meant, or list what is known.
+
+    Returns ``did you mean 'x'?`` or ``known: a, b, c``, to follow a semicolon. Of very many, such as the
+    files of a folder, those with the same first letter are listed first.
     """
     names = sorted(known)
     by_folded = {known_name.casefold(): known_name for known_name in names}
@@ -134,4 +138,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"did you mean {by_folded[close[0]]!r}?"
     if not names:
         return "none are known"
-    return f"known: {', '.join(names)}"
+    if len(names) > _LISTED:
+        names.sort(key=lambda known_name: known_name[:1].casefold() != name[:1].casefold())
+    return f"known: {shortened(names, _LISTED)}"
+
+
+def shortened(names: Sequence[str], most: int = 10) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{more}"

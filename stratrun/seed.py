@@ -192,9 +192,9 @@ def set_host_rng_state(state: dict[str, Any]) -> None:
         numpy.random.set_state((kind, keys.numpy().astype("uint32"), position, has_gauss, cached))
 
 
-def set_deterministic(enabled: bool) -> None:
-    """Have torch choose deterministic algorithms, and refuse operations that have none."""
-    torch.use_deterministic_algorithms(enabled)
+def set_deterministic(enabled: bool, *, warn_only: bool = False) -> None:
+    """Have torch choose deterministic algorithms, and refuse operations that have none, or warn of them."""
+    torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
     torch.backends.cudnn.deterministic = enabled
     if enabled:
         torch.backends.cudnn.benchmark = False

@@ -15,6 +15,13 @@ def is_spread(value: Any) -> TypeGuard[Any]:
     return isinstance(value, Tensor) and hasattr(value, "placements")
 
 
+class Divided(dict[str, Any]):
+    """Part of a state that is the same on all ranks otherwise: of its entries each rank has some.
+
+    A checkpoint has them all, each from the rank that had it.
+    """
+
+
 def local_part(tensor: Tensor) -> Tensor:
     """The part that this rank holds, without its history: enough to take each element by itself."""
     local = getattr(tensor, "_local_tensor", tensor)  # to_local() would wait and be recorded

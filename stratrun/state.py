@@ -99,6 +99,8 @@ class BatchInfo:
     """Samples of it over all ranks."""
     indices: Callable[[Sequence[int]], Sequence[int] | None] = lambda positions: None
     """Which samples of the data set are at such positions of the epoch; None where that is not known."""
+    loader: str | None = None
+    """The name of the loader that it is of, where there are several, and it is not of all of them."""
     finish: Callable[[], None] | None = None
     """Tells the loader that the work on the batch is done, so that its position counts it."""
 

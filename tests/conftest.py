@@ -1,5 +1,6 @@
 """Fixtures for all tests: ranks that stay up, and the proof that a test leaves nothing behind."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,9 @@ from tests.stores import Server, Store
 from tests.warm import Warm
 
 __all__ = ["four_ranks", "pytest_collection_finish", "pytest_unconfigure", "ready_ranks", "two_ranks"]
+
+# Packages that tell their makers how they are used: read when they are imported, in each process.
+os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", WANDB_ERROR_REPORTING="false")
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from types import ModuleType
 
 import pytest
 
+from stratrun.registry import HOOKS, LOOPS
 from tests.ranks import Ranks
 from tests.warm import Warm
 
@@ -120,6 +121,21 @@ def test_every_block_of_a_page_runs(
 def test_links_inside_the_project_lead_somewhere(page: str) -> None:
     links = _LINK.findall((ROOT / page).read_text())
     assert [link for link in links if not ((ROOT / page).parent / link).exists()] == []
+
+
+def test_what_the_comparison_says_is_here_is_here() -> None:
+    has, _ = (ROOT / "docs/comparison.md").read_text().split("## Not here")
+    rows = [line for line in has.splitlines() if line.startswith("| ") and "shown by" not in line]
+    for row in rows:
+        *_, ours, shown, _ = (cell.strip() for cell in row.split("|"))
+        tests = re.findall(r"`([\w/]+)`", shown)
+        assert tests, row
+        assert all((ROOT / "tests" / f"{test}.py").exists() for test in tests), row
+        for name in re.findall(r"\b[A-Z]\w*(?:Hook|Loop)\b", ours):
+            assert name == "BaseLoop" or (HOOKS if name.endswith("Hook") else LOOPS).get(name) is not None, (
+                row
+            )
+    assert len(rows) > 60
 
 
 def test_the_readme_has_both_commands_each_with_the_environment_it_needs() -> None:

@@ -44,12 +44,13 @@ HEAVY = (
 EXPORTS = [
     *("ACCELERATORS", "COLLATES", "DATASETS", "HOOKS", "LAUNCHERS", "LOGGERS", "LOOPS", "METRICS", "MODELS"),
     *("OPTIMIZERS", "PARAM_SCHEDULERS", "PRECISIONS", "RUNNERS", "SAMPLERS", "STORAGES", "STRATEGIES"),
-    *("Accelerator", "Accuracy", "BaseLoop", "BaseMetric", "BatchInfo", "CheckpointCorruptedError"),
-    *("CheckpointError", "CheckpointNotFoundError", "Config", "ConfigError", "DataError"),
-    *("EpochBasedTrainLoop", "Evaluator", "Hook", "IncompatibleError", "IterBasedTrainLoop", "Logger"),
-    *("MeanMetric", "Metric", "MetricError", "MissingArgumentError", "MissingDependencyError", "ModelError"),
-    *("NonFiniteError", "Precision", "PredictLoop", "Registry", "RunContext", "Runner", "StorageError"),
-    *("Strategy", "StratrunError", "TestLoop", "TrainState", "UnknownNameError", "ValLoop"),
+    *("TRANSFORMS", "Accelerator", "Accuracy", "BaseLoop", "BaseMetric", "BatchInfo"),
+    *("CheckpointCorruptedError", "CheckpointError", "CheckpointNotFoundError", "Config", "ConfigError"),
+    *("DataError", "EpochBasedTrainLoop", "Evaluator", "Hook", "IncompatibleError", "Inferencer"),
+    *("IterBasedTrainLoop", "Logger", "MeanMetric", "Metric", "MetricError", "MissingArgumentError"),
+    *("MissingDependencyError", "ModelError", "NonFiniteError", "Precision", "PredictLoop", "Predictions"),
+    *("Registry", "RunContext", "Runner", "StorageError", "Strategy", "StratrunError", "TestLoop"),
+    *("TrainState", "UnknownNameError", "ValLoop", "environment_report", "read_predictions"),
 ]
 
 
@@ -155,6 +156,18 @@ def test_a_seam_has_few_methods() -> None:
     assert not found, found
 
 
+def test_no_two_parts_of_the_tests_are_registered_under_one_name() -> None:
+    # All tests are of one process: whichever is imported last would be built for the others.
+    homes: dict[str, list[str]] = {}
+    for path, node in classes("tests/"):
+        for decorator in node.decorator_list:
+            text = ast.unparse(decorator)
+            if ".register_module" in text and node in tree(path).body:
+                homes.setdefault(f"{text.partition('.')[0]} {node.name}", []).append(path)
+    assert len(homes) > 5
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1} == {}
+
+
 def test_no_error_hides_its_cause() -> None:
     def hides(node: ast.AST) -> bool:
         return isinstance(node, ast.Raise) and isinstance(node.cause, ast.Constant)
@@ -210,7 +223,7 @@ def test_the_public_names_are_these() -> None:
 def test_every_public_name_can_be_had_and_is_what_its_home_calls_so() -> None:
     for name in EXPORTS:
         value = getattr(stratrun, name)
-        home = value.__module__ if isinstance(value, type) else "stratrun.registry"
+        home = value.__module__ if hasattr(value, "__qualname__") else "stratrun.registry"
         assert getattr(importlib.import_module(home), name) is value
 
 

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from stratrun.accelerators.meters import Meter
 from stratrun.accelerators.side_copies import SideCopies
 
 
@@ -21,6 +22,9 @@ class Accelerator(ABC):
     """Place in the choice of ``accelerator='auto'``, highest first; None is never chosen."""
     pin_memory: ClassVar[bool] = False
     """Whether batches should wait in page-locked memory, from where a copy can overlap with work."""
+
+    meter: Meter = Meter()
+    """What the device tells of itself."""
 
     @abstractmethod
     def is_available(self) -> bool: ...
@@ -44,10 +48,6 @@ class Accelerator(ABC):
     def side_copies(self, device: torch.device) -> SideCopies | None:
         """What copies batches to the device beside its work; None where there is no such thing."""
         return None
-
-    def memory(self, device: torch.device) -> dict[str, float]:
-        """Figures worth logging, by name, in MiB; read without waiting for the device."""
-        return {}
 
     def rng_state(self, device: torch.device) -> dict[str, Any]:
         """State of the device's generator, apart from the host's."""

@@ -4,6 +4,7 @@ from typing import Any
 import torch
 
 from stratrun.accelerators.base import Accelerator
+from stratrun.accelerators.meters import CUDAMeter
 from stratrun.accelerators.side_copies import SideCopies
 from stratrun.errors import IncompatibleError
 from stratrun.registry import ACCELERATORS
@@ -17,6 +18,7 @@ class CUDAAccelerator(Accelerator):
     backend = "cpu:gloo,cuda:nccl"
     auto_rank = 20
     pin_memory = True
+    meter = CUDAMeter()
 
     def is_available(self) -> bool:
         return torch.cuda.is_available()
@@ -44,9 +46,6 @@ class CUDAAccelerator(Accelerator):
 
     def side_copies(self, device: torch.device) -> SideCopies | None:
         return SideCopies(torch.cuda, device)
-
-    def memory(self, device: torch.device) -> dict[str, float]:
-        return {"memory": torch.cuda.max_memory_allocated(device) / 2**20}
 
     def rng_state(self, device: torch.device) -> dict[str, Any]:
         return {"cuda": torch.cuda.get_rng_state(device)}

@@ -3,6 +3,7 @@ from typing import Any
 import torch
 
 from stratrun.accelerators.base import Accelerator
+from stratrun.accelerators.meters import MPSMeter
 from stratrun.errors import IncompatibleError
 from stratrun.registry import ACCELERATORS
 
@@ -12,6 +13,7 @@ class MPSAccelerator(Accelerator):
     """The GPU of an Apple machine. There is one, for one process."""
 
     name = "mps"
+    meter = MPSMeter()
     backend = "gloo"
     auto_rank = 10
 
@@ -33,9 +35,6 @@ class MPSAccelerator(Accelerator):
                 "start one process, or use accelerator='cpu'"
             )
         return torch.device("mps")
-
-    def memory(self, device: torch.device) -> dict[str, float]:
-        return {"memory": torch.mps.driver_allocated_memory() / 2**20}
 
     def rng_state(self, device: torch.device) -> dict[str, Any]:
         return {"mps": torch.mps.get_rng_state()}

@@ -21,6 +21,7 @@ from stratrun.checkpoint.reader import Loaded, Room
 from stratrun.checkpoint.staging import Staging
 from stratrun.distributed.collectives import Collectives
 from stratrun.errors import CheckpointError, ConfigError
+from stratrun.spread import local_part
 from stratrun.storage import Folder
 
 _LOG = logging.getLogger("stratrun.checkpoint")
@@ -98,7 +99,7 @@ class Checkpointer:
         target = Target(self.folder, step, self.run_id)
         alarm = self._background.clear(str(target))
         ranks = self._background.ranks
-        take = self._staging.take if background else dict
+        take = self._staging.take if background else _held
         brought, staged, error = _brought(partial(contribution, ranks, shared, own, meta, self._noted), take)
         ready = partial(together, ranks, str(target), partial(_ready, error, self._staging))
         if error is not None and ranks.world_size == 1:
@@ -242,6 +243,11 @@ def _brought(
         return brought, take(brought.tensors), None
     except Exception as error:
         return Contribution(), {}, error
+
+
+def _held(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors themselves; of those spread over ranks the part held here, as a copy would be."""
+    return {name: local_part(tensor) for name, tensor in tensors.items()}
 
 
 def _ready(error: Exception | None, staging: Staging) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stratrun.checkpoint.tree import flatten
+from stratrun.checkpoint.tree import Flattening, flatten
 from stratrun.distributed import Collectives
 from stratrun.errors import CheckpointError
 from stratrun.storage import Folder
@@ -22,6 +22,23 @@ class Contribution:
     shared: Any = None
     meta: Any = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    divided: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By their paths, those mappings within `shared` of which each rank has entries of its own."""
+
+    def take(self, divided: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put what another rank has of the divided mappings beside what is here.
+
+        Raises:
+            CheckpointError: the ranks do not divide the same.
+        """
+        if divided.keys() != self.divided.keys():
+            which = min(divided.keys() ^ self.divided.keys())
+            raise CheckpointError(f"{which!r} of the shared state is divided on some ranks only")
+        for path, entries in divided.items():
+            twice = entries.keys() & self.divided[path].keys()
+            if twice:
+                raise CheckpointError(f"two ranks have an entry {min(twice)!r} of {path!r}, which is divided")
+            self.divided[path].update(entries)
 
 
 def contribution(
@@ -44,9 +61,15 @@ def contribution(
     spread = [name for name, tensor in made.tensors.items() if hasattr(tensor, "placements")]
     if spread:
         raise CheckpointError(f"{spread[0]!r} is spread over ranks, and is saved as the state of one alone")
-    made.shared, common = flatten(shared)
+    flattening = Flattening()
+    made.shared = flattening.encode(shared, ())
+    made.divided, common = flattening.divided, flattening.tensors
     if not ranks.is_main:
-        common = {name: tensor for name, tensor in common.items() if hasattr(tensor, "placements")}
+        common = {
+            name: tensor
+            for name, tensor in common.items()
+            if hasattr(tensor, "placements") or name in flattening.apart
+        }
     clash = [name for name in common if name.startswith(_OWN)]
     if clash:
         raise CheckpointError(f"no shared state may be called {clash[0].partition('/')[0]!r}")

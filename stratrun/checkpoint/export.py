@@ -14,12 +14,16 @@ from stratrun.checkpoint.reader import StoredCheckpoint, opened
 from stratrun.checkpoint.selection import locate
 from stratrun.checkpoint.shards import DTYPES, header, memory_of
 from stratrun.checkpoint.source import TensorSource
-from stratrun.checkpoint.weights import EMA, MODEL, averaged
+from stratrun.checkpoint.weights import AVERAGES, MODEL, averaged
 from stratrun.errors import CheckpointError, ConfigError, nearest
 from stratrun.storage import Folder
 
 SUFFIX = ".safetensors"
-_CHOICES = {"model": "the weights that training goes on with", "ema": "their moving averages"}
+_CHOICES = {
+    "model": "the weights that training goes on with",
+    "ema": "their moving averages",
+    "swa": "their averages by SWAHook",
+}
 _BLOCK = 16 << 20
 
 
@@ -56,8 +60,8 @@ def export_weights(
     Args:
         source: A checkpoint, or a folder of them or a work dir for the newest, or with ``/best``.
         output: Where the file goes; ends in ``.safetensors``.
-        weights: ``"model"``, or ``"ema"`` for the averages of the EMAHook; buffers that it does not
-            average are the model's.
+        weights: ``"model"``, ``"ema"`` for the averages of the EMAHook, or ``"swa"`` for those of the
+            SWAHook; buffers that it does not average are the model's.
         dtype: What floating point tensors are converted to; None leaves them.
         force: Whether a file that is there already may be replaced.
         source_options: Go to the fsspec file system of `source`; `output_options` to that of `output`.
@@ -99,10 +103,11 @@ def _export(
 ) -> Exported:
     source, folder = TensorSource(stored), stored.folder
     state = _model(source, folder)
-    if weights == "ema":
+    if weights in AVERAGES:
         # Of other hooks the names alone, as their state may not be without data.
-        hooks = {n: source.part("hooks", n) if n.startswith(EMA) else None for n in source.parts("hooks")}
-        state = averaged(state, hooks, str(folder))
+        own = AVERAGES[weights]
+        hooks = {n: source.part("hooks", n) if n.startswith(own) else None for n in source.parts("hooks")}
+        state = averaged(state, hooks, str(folder), weights)
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     order = sorted(tensors, key=lambda name: (-_kind(tensors[name], dtype).itemsize, name))
     about = {"format": "pt", "step": str(stored.step), "run_id": stored.manifest.run_id, "weights": weights}

@@ -12,7 +12,7 @@ from torch import Tensor
 from stratrun.checkpoint.mapping import Fit, Renaming
 from stratrun.checkpoint.reader import opened
 from stratrun.checkpoint.skeleton import entries_of
-from stratrun.checkpoint.weights import EMA, FILES, MODEL, read_weights
+from stratrun.checkpoint.weights import AVERAGES, FILES, MODEL, read_weights
 from stratrun.errors import ConfigError, nearest
 from stratrun.registry.arguments import at
 from stratrun.storage import Folder
@@ -53,7 +53,7 @@ class LoadFrom:
     """Whether all names have to fit."""
     skip: bool = False
     """Whether what has another shape may be left out."""
-    weights: Literal["model", "ema"] = "model"
+    weights: Literal["model", "ema", "swa"] = "model"
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -87,7 +87,7 @@ class LoadFrom:
             rename=Renaming.parse(spec.get("rename") or {}, "load_from: rename"),
             strict=strict,
             skip=_one_of(spec, "mismatch", ("error", "skip"), "error" if strict else "skip") == "skip",
-            weights=_one_of(spec, "weights", ("model", "ema")),
+            weights=_one_of(spec, "weights", ("model", *AVERAGES)),
             options=_options(spec.get("storage_options")),
         )
         made._refuse_senseless()
@@ -110,9 +110,10 @@ class LoadFrom:
         for part, (needed, why) in _NEEDS.items():
             if part in self.parts and needed not in self.parts:
                 raise ConfigError(f"load_from: parts has {part!r} without {needed!r}, but {why}; add it")
-        if self.weights == "ema" and "model" not in self.parts:
+        if self.weights != "model" and "model" not in self.parts:
             raise ConfigError(
-                "load_from: weights='ema' says which weights go into the model, but 'model' is not in parts"
+                f"load_from: weights={self.weights!r} says which weights go into the model, but 'model' is "
+                "not in parts"
             )
         if self.rename and not {"model", "optimizer"} & set(self.parts):
             raise ConfigError(
@@ -133,10 +134,10 @@ def refuse_parts_of_file(wanted: LoadFrom) -> None:
             f"{wanted} is a file of weights, which has no {', '.join(map(repr, others))}; "
             "leave those out, or give a checkpoint"
         )
-    if wanted.weights == "ema":
+    if wanted.weights != "model":
         raise ConfigError(
             f"{wanted} is a file of weights, which has no averages beside them; "
-            "leave weights='ema' out, or give a checkpoint"
+            f"leave weights={wanted.weights!r} out, or give a checkpoint"
         )
 
 
@@ -207,11 +208,14 @@ def read_shared(folder: Folder, keys: Iterable[str], rename: Renaming, room: Nam
         return {key: stored.read_part(key, template=into) for key in keys}
 
 
-def has_averages(folder: Folder) -> bool:
-    """Whether a checkpoint has moving averages beside its weights."""
+def averages_in(folder: Folder) -> list[str]:
+    """Which averages a checkpoint has beside its weights, by what `weights` calls them."""
     with opened(folder) as stored:
         hooks = entries_of(entries_of(stored.skeleton).get("hooks"))
-        return any(entries_of(hooks[name]).get("averages") for name in hooks if name.startswith(EMA))
+        own = {kind: [name for name in hooks if name.startswith(hook)] for kind, hook in AVERAGES.items()}
+        return [
+            kind for kind, names in own.items() if any(entries_of(hooks[n]).get("averages") for n in names)
+        ]
 
 
 def read_file(wanted: LoadFrom) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from stratrun.checkpoint.writer import Attempt
 from stratrun.distributed import Collectives
 from stratrun.errors import CheckpointError
 
+Planned = tuple[SavePlan, dict[str, dict[str, Any]]]
+
 
 def write(
     ranks: Collectives,
@@ -81,20 +83,25 @@ class _Save:
         self._writer = attempt.writer(ranks.rank, ranks.world_size, brought.own)
         self._planner = _Attentive(brought.tensors, staged, alarm)
 
-    def plan(self, step: int, mine: int) -> SavePlan:
-        """What this rank would write. `step` is the main rank's."""
+    def plan(self, step: int, mine: int) -> Planned:
+        """What this rank would write, and what it has of mappings that are divided.
+
+        `step` is the main rank's.
+        """
         if step != mine:
             raise CheckpointError(
                 f"step {mine} is saved here, and step {step} on the main rank; all ranks must save at the "
                 "same iterations, so whatever calls for it must not depend on the rank"
             )
-        return self._writer.prepare_local_plan(self._planner.create_local_plan())
+        return self._writer.prepare_local_plan(self._planner.create_local_plan()), self._brought.divided
 
-    def divide(self, plans: list[SavePlan] | None) -> tuple[list[SavePlan], Metadata] | None:
+    def divide(self, planned: list[Planned] | None) -> tuple[list[SavePlan], Metadata] | None:
         """Who writes what, on the main rank."""
-        if plans is None:
+        if planned is None:
             return None
-        divided, metadata = self._planner.create_global_plan(plans)
+        for _, apart in planned[1:]:
+            self._brought.take(apart)
+        divided, metadata = self._planner.create_global_plan([plan for plan, _ in planned])
         return self._writer.prepare_global_plan(divided), metadata
 
     def write(self, plan: SavePlan) -> list[WriteResult] | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from stratrun.errors import CheckpointError
-from stratrun.spread import is_spread, local_part
+from stratrun.spread import Divided, is_spread, local_part
 
 _DEEPEST = 100
 _Path = tuple[str, ...]
@@ -28,15 +28,19 @@ def flatten(tree: Any, prefix: str = "") -> tuple[Any, dict[str, Tensor]]:
     Raises:
         CheckpointError: a value of another type; names where it sits.
     """
-    flattening = _Flattening(prefix)
+    flattening = Flattening(prefix)
     return flattening.encode(tree, ()), flattening.tensors
 
 
-class _Flattening:
+class Flattening:
     """One pass over a tree, with the names that its tensors have been given so far."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str = "") -> None:
         self.tensors: dict[str, Tensor] = {}
+        self.divided: dict[str, dict[str, Any]] = {}
+        """By their paths, the skeletons of mappings of which this rank has some entries."""
+        self.apart: set[str] = set()
+        """Names of the tensors in those."""
         self._prefix = prefix
         self._names: dict[object, str] = {}
 
@@ -63,6 +67,12 @@ class _Flattening:
         return [self.encode(value, (*path, str(i))) for i, value in enumerate(values)]
 
     def _mapping(self, value: Mapping[Any, Any], path: _Path) -> Any:
+        if type(value) is Divided:
+            known = set(self.tensors)
+            body = {key: self.encode(child, (*path, key)) for key, child in value.items()}
+            self.divided["/".join(path)] = body
+            self.apart |= self.tensors.keys() - known
+            return body
         kind = _MAPPINGS.get(type(value))
         if kind is None:
             mend = "save dict(...) of it"

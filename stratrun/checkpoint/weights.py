@@ -23,7 +23,7 @@ MODEL = "model"
 """Where the shared state of a checkpoint has the weights."""
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 """How files of weights end."""
-EMA = "EMAHook"
+AVERAGES = {"ema": "EMAHook", "swa": "SWAHook"}
 """What the states of hooks that average weights are called by, perhaps with a number behind it."""
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _NESTINGS = ("state_dict", "model", "model_state_dict", "module")
@@ -54,29 +54,32 @@ def read_weights(url: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
         raise CheckpointError(f"{redacted(os.fspath(url))} cannot be read: {error}") from error
 
 
-def averaged(weights: Mapping[str, Any], hooks: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The weights with their moving averages in the place of what those are averages of.
+def averaged(
+    weights: Mapping[str, Any], hooks: Mapping[str, Any], where: str, kind: str = "ema"
+) -> dict[str, Any]:
+    """The weights with their averages in the place of what those are averages of.
 
     Args:
-        hooks: State of each hook, of which only that of the EMAHook is looked at.
+        hooks: State of each hook, of which only that of the hook of this `kind` is looked at.
         where: What it was read from, for messages.
 
     Raises:
         CheckpointError: there are no averages, or several, or of other weights.
     """
-    found = {name: state for name, state in hooks.items() if name.startswith(EMA)}
+    hook, what = AVERAGES[kind], "moving averages" if kind == "ema" else "averages by SWA"
+    found = {name: state for name, state in hooks.items() if name.startswith(hook)}
     if not found:
         has = f"its hooks with state are {', '.join(hooks)}" if hooks else "no hook of its run has state"
         raise CheckpointError(
-            f"{where} has no moving averages: {has}; have them kept with "
-            f"custom_hooks=[dict(type={EMA!r})], or take weights='model'"
+            f"{where} has no {what}: {has}; have them kept with "
+            f"custom_hooks=[dict(type={hook!r}, ...)], or take weights='model'"
         )
     if len(found) > 1:
-        raise CheckpointError(f"{where} has several moving averages, of {', '.join(found)}")
+        raise CheckpointError(f"{where} has several {what}, of {', '.join(found)}")
     state = next(iter(found.values()))
     averages = state.get("averages") if isinstance(state, Mapping) else None
     if not isinstance(averages, Mapping) or not averages:
-        raise CheckpointError(f"{where} has no moving averages yet: averaging had not begun at its step")
+        raise CheckpointError(f"{where} has no {what} yet: averaging had not begun at its step")
     # Beside a loss with weights of its own the model's lie one level lower.
     foreign = {prefix: [n for n in averages if prefix + n not in weights] for prefix in ("", f"{MODEL}.")}
     prefix, lacking = min(foreign.items(), key=lambda item: len(item[1]))

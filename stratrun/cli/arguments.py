@@ -1,7 +1,7 @@
 """What was typed. Nothing here imports torch, so that ``--help`` answers at once."""
 
 import re
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -27,6 +27,7 @@ examples:
   stratrun train digits.yaml --import models.py optimizer.lr=3e-4 train_cfg.max_epochs=20
   stratrun train digits.yaml --import models.py --resume auto
   stratrun test digits.yaml --import models.py load_from=work_dirs/digits/checkpoints/step-00000230
+  stratrun predict digits.yaml --import models.py --checkpoint best --inputs 'scans/*.png' --out digits.jsonl
   torchrun --nproc_per_node=2 -m stratrun train digits.yaml --import models.py
 
 A mistake of the user ends with exit code 2, Ctrl-C with 130, any other failure with 1.
@@ -47,6 +48,10 @@ class Arguments:
     allow: tuple[str, ...] = ()
     work_dir: str | None = None
     resume: bool | str = False
+    checkpoint: str | None = None
+    inputs: tuple[str, ...] = ()
+    """Files of raw inputs, or patterns of their names."""
+    out: str | None = None
 
 
 def parse(argv: Sequence[str]) -> Arguments:
@@ -65,6 +70,7 @@ def parse(argv: Sequence[str]) -> Arguments:
     if unknown:
         raise ConfigError(why_unknown(unknown[0], parser, settable=True))
     check_config(given.config, given.settings, given.job)
+    _check_prediction(given)
     resume = given.resume if given.resume is not None else False
     return Arguments(
         job=given.job,
@@ -74,6 +80,9 @@ def parse(argv: Sequence[str]) -> Arguments:
         allow=tuple(given.allow),
         work_dir=given.work_dir,
         resume=True if resume == "" else resume,
+        checkpoint=given.checkpoint,
+        inputs=tuple(given.inputs),
+        out=given.out,
     )
 
 
@@ -89,6 +98,22 @@ def check_config(config: str | None, settings: Sequence[str], command: str) -> N
             raise ConfigError(
                 f"{setting!r} is no setting; settings are given as key=value, and a command has one config"
             )
+
+
+def _check_prediction(given: Namespace) -> None:
+    """
+    Raises:
+        ConfigError: an option has no meaning for the job.
+    """
+    if given.checkpoint is not None and given.job == "train":
+        raise ConfigError("--checkpoint says which weights to evaluate; training goes on with --resume")
+    for option in ("inputs", "out"):
+        if getattr(given, option) and given.job != "predict":
+            raise ConfigError(f"--{option} is an option of predict, not of {given.job}")
+    if given.out and not given.inputs:
+        raise ConfigError(
+            "--out goes with --inputs; predictions of predict_dataloader go into the work dir (--work-dir)"
+        )
 
 
 class Parser(ArgumentParser):
@@ -117,8 +142,31 @@ def _parser() -> ArgumentParser:
         metavar="auto|PATH",
         help="go on from the newest checkpoint of the work dir, with 'auto' if there is one, or from PATH",
     )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="NAME|PATH",
+        help="weights to evaluate: last, best, best:METRIC, step-00000012 of the work dir; or a path or URL",
+    )
+    _add_raw_inputs(parser)
     parser.add_argument("--version", action="version", version=f"stratrun {stratrun.__version__}")
     return parser
+
+
+def _add_raw_inputs(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--inputs",
+        metavar="FILE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="predict on these in place of predict_dataloader: each line of a .txt or .jsonl, or of - for "
+        "standard input, and any other file by its path; patterns such as 'scans/*.png' too",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="where results of --inputs go; default predictions.jsonl in the work dir",
+    )
 
 
 def add_config_arguments(parser: ArgumentParser) -> None:

@@ -26,9 +26,19 @@ COMMANDS: Mapping[str, Command] = {
     "ckpt verify": Command("stratrun.cli.ckpt.verify", "read and check every byte of checkpoints"),
     "ckpt export": Command("stratrun.cli.ckpt.export", "the weights alone, as one safetensors file"),
     "ckpt prune": Command("stratrun.cli.ckpt.prune", "delete old checkpoints"),
+    "env": Command("stratrun.cli.env", "versions, hardware and variables, and what is amiss with them"),
+    "find-lr": Command(
+        "stratrun.cli.find_lr", "try rising learning rates, and see which the loss falls at", settable=True
+    ),
     "plan": Command(
         "stratrun.cli.plan", "what a run needs on so many ranks, without starting it", settable=True
     ),
+    "plot-schedule": Command(
+        "stratrun.cli.plot_schedule",
+        "draw learning rates over a training, without starting it",
+        settable=True,
+    ),
+    "report": Command("stratrun.cli.report", "curves, settings and results of runs, as a page"),
     "verify-resume": Command(
         "stratrun.cli.verify_resume", "kill and resume a short run, and compare it bit by bit", settable=True
     ),

@@ -9,8 +9,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from stratrun.data.feed import Feed
 from stratrun.data.options import check_options
 from stratrun.data.reader import length_of
+from stratrun.data.several_spec import SeveralLoaders, is_several
 from stratrun.data.source import Setting
-from stratrun.errors import ConfigError, DataError
+from stratrun.data.views import check_dataset
+from stratrun.errors import ConfigError, DataError, UnknownNameError
 from stratrun.registry import DATASETS, SAMPLERS
 from stratrun.registry.arguments import at
 
@@ -32,7 +34,10 @@ def check_data(spec: Any, name: str, *, train: bool) -> None:
         return
     setting = Setting(name, train, seed=0, rank=0, world_size=1, pin_memory=False)
     refuse_mistakes(spec, setting)
-    if isinstance(spec, Mapping):
+    if is_several(spec):
+        for key, one in SeveralLoaders.of(spec, setting).loaders.items():
+            check_data(one, f"{name}.loaders.{key}", train=train)
+    elif isinstance(spec, Mapping):
         _check_dict(spec, setting)
     elif isinstance(spec, list | tuple) and not spec:
         raise DataError(f"{name} is an empty {type(spec).__name__}; give at least one batch")
@@ -111,15 +116,41 @@ def is_dataset(spec: Any) -> bool:
     return hasattr(spec, "__getitem__") and hasattr(spec, "__len__") and not isinstance(spec, list | tuple)
 
 
+def has_no_length(spec: Any) -> bool:
+    """Whether it is certain, before anything is built, that nobody knows how many batches a loader has."""
+    if isinstance(spec, Feed):
+        return not spec.sized
+    if is_several(spec):
+        loaders = spec.get("loaders")
+        return isinstance(loaders, Mapping) and any(map(has_no_length, loaders.values()))
+    if isinstance(spec, Mapping):
+        return _is_stream(spec.get("dataset"))
+    if isinstance(spec, DataLoader) or is_dataset(spec):
+        return _is_stream(getattr(spec, "dataset", spec)) or _is_stream(spec)
+    return not hasattr(spec, "__len__")
+
+
 def _check_dict(spec: Mapping[str, Any], setting: Setting) -> None:
     # A misspelt 'dataset' is told as such, rather than as lacking.
     check_options(spec, setting)
     refuse_no_dataset(spec, setting)
     dataset = spec["dataset"]
     if isinstance(dataset, str | type | Mapping):
-        DATASETS.check(dataset, where=f"{setting.name}.dataset")
+        check_dataset(dataset, f"{setting.name}.dataset")
     elif not isinstance(dataset, IterableDataset):
         length_of(dataset, setting.name)
     key = sampler_key(spec, dataset, setting)
     if key is not None and isinstance(spec[key], str | type | Mapping):
         SAMPLERS.check(spec[key], where=f"{setting.name}.{key}", offer=SAMPLER_OFFER)
+
+
+def _is_stream(dataset: Any) -> bool:
+    if isinstance(dataset, IterableDataset):
+        return True
+    kind = dataset.get("type") if isinstance(dataset, Mapping) else dataset
+    if isinstance(kind, str) and "." not in kind:
+        try:
+            kind = DATASETS.get(kind)
+        except UnknownNameError:
+            return False
+    return isinstance(kind, type) and issubclass(kind, IterableDataset)

@@ -1,12 +1,15 @@
 """What loops iterate: batches of an epoch from a position that can be saved."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
 from stratrun.data.ending import DataEnd
 from stratrun.data.in_step import InStep
+from stratrun.data.limited import LimitedSource
 from stratrun.data.order import Share
+from stratrun.data.part import Origin
 from stratrun.data.source import Cursor, Setting, Source, refuse_other_data
 from stratrun.errors import DataError
 from stratrun.state import BatchInfo
@@ -50,6 +53,8 @@ class Feed:
         self._cursor = Cursor()
         # How far the batch in hand will move the cursor; None when there is none.
         self._in_hand: int | None = None
+        # Which of several loaders it is of.
+        self._origin: Origin | None = None
         self._ended = False
         self._pass: object = None
         self._resumed = ""
@@ -70,7 +75,10 @@ class Feed:
             ahead = self._source.ahead and self._in_step is None
             started, move = self._beside.over(started, move, ahead=ahead), _as_it_is
         for batch, share in started:
-            info.size, info.scale, info.positions, info.total, self._in_hand = share
+            info.size, info.scale, info.positions, info.total, self._in_hand, origin = share
+            info.loader, self._origin = None, origin
+            if origin is not None:
+                info.loader, self._cursor.parts = origin.loader, origin.before
             if train:
                 info.finish, info.indices = finish, indices
             yield move(batch)
@@ -110,8 +118,13 @@ class Feed:
         return self._source.left(Cursor(self._cursor.epoch + 1))
 
     @property
+    def lengths(self) -> list[int | None]:
+        """Batches that are left of each loader: of one, where there are not several."""
+        return self._source.lengths(self._cursor)
+
+    @property
     def dataset(self) -> Any:
-        """What the samples come from, as the user gave it."""
+        """What the samples come from, as the user gave it; of several loaders a dict."""
         return self._source.dataset
 
     @property
@@ -137,6 +150,8 @@ class Feed:
         if self._in_hand is not None:
             self._cursor.consumed += self._in_hand
             self._cursor.batches += 1
+            if self._origin is not None:
+                self._cursor.parts = self._origin.after
             self._in_hand = None
 
     def reseed(self, seed: int) -> None:
@@ -157,12 +172,13 @@ class Feed:
         Equal on every rank, and good for any number of them, but for the key `loader`, which is
         there only for a loader that keeps a position of its own on each rank.
         """
-        cursor = self._cursor
+        cursor, limit = self._cursor, self._source.limit(self._cursor.epoch)
         return {
             "epoch": cursor.epoch,
             "consumed": cursor.consumed,
             "batches": cursor.batches,
             "kind": self._source.kind,
+            **({} if limit is None else {"limit": limit, "same": self._setting.same}),
             **self._source.state(cursor),
         }
 
@@ -175,7 +191,14 @@ class Feed:
         cursor = Cursor(state["epoch"], state["consumed"], state["batches"])
         kind = self._source.kind
         refuse_other_data("kind", state.get("kind", kind), kind, cursor, self._setting)
-        changed = self._source.go_on(state, cursor)
+        same = self._setting.same
+        refuse_other_data("overfit_batches", state.get("same", False), same, cursor, self._setting)
+        told = [self._source.go_on(state, cursor)]
+        then, now = state.get("limit"), self._source.limit(cursor.epoch)
+        if cursor.batches and then != now:
+            words = [f"{one} batches" if one else "all its batches" for one in (then, now)]
+            told.append(f"the epoch in hand was to have {words[0]}, and has {words[1]} from here on")
+        changed = "; ".join(filter(None, told))
         self._cursor, self._in_hand, self._ended, self._pass = cursor, None, False, None
         self._resumed = f"; {changed}" if changed else ""
         if cursor.batches:
@@ -195,6 +218,29 @@ class Feed:
     def _to(self, epoch: int) -> None:
         self._cursor = Cursor(epoch)
         self._in_hand, self._ended, self._pass = None, False, None
+
+
+@contextmanager
+def unmoved(feed: Feed) -> Iterator[None]:
+    """Have the feed be after the block where it was before, whatever is read in between."""
+    feed._source.hold(feed._cursor)
+    state, told, ended = feed.state_dict(), feed._resumed, feed._ended
+    try:
+        yield
+    finally:
+        feed.load_state_dict(state)
+        feed._resumed, feed._ended = told, ended
+
+
+@contextmanager
+def limited_to(batches: int, feed: Feed) -> Iterator[None]:
+    """Have passes over evaluation data end after so many batches of each rank, within the block."""
+    source = feed._source
+    feed._source = LimitedSource(source, batches, feed._setting)
+    try:
+        yield
+    finally:
+        feed._source = source
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -72,6 +72,11 @@ class LoaderOptions:
             rest={key: getattr(loader, key) for key in _PASSED_ON},
         )
 
+    @staticmethod
+    def size_of(spec: Mapping[str, Any], setting: Setting) -> int | None:
+        """Samples of a batch on one rank; None where the items of the data set are batches."""
+        return _batch_size(spec, setting, getattr(spec, "places", {}))
+
     @property
     def draws_apart(self) -> bool:
         """Whether what is drawn while a batch is read comes from other generators than the run's."""
@@ -177,7 +182,8 @@ def _batch_size(spec: Mapping[str, Any], setting: Setting, places: Mapping[str, 
     size = _whole("global_batch_size", spec["global_batch_size"], setting, places)
     per_rank, rest = divmod(size, setting.world_size)
     if rest:
-        near = max(per_rank, 1) * setting.world_size
+        # Of two that are as near, the smaller, which fits where this would.
+        near = max(per_rank + (2 * rest > setting.world_size), 1) * setting.world_size
         raise ConfigError(
             f"{setting.name}: global_batch_size={size} cannot be shared equally by {setting.world_size} "
             f"ranks; the nearest that can is {near}{at(places, 'global_batch_size')}"

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from stratrun.data.looked_up import LookedUp
 from stratrun.data.permutation import Permutation
 from stratrun.seed import derive_seed
 
@@ -14,7 +15,7 @@ LISTED = 2**22
 """Samples up to which a shuffled order is held as a list, of 8 bytes each. That of more is computed as it is
 read, so that an epoch of any length begins, or is gone on with, at once."""
 
-Order = range | Tensor | Permutation
+Order = range | Tensor | LookedUp
 """Indices of the data set by position, cheap to look up."""
 
 
@@ -32,7 +33,7 @@ def epoch_order(seed: int, epoch: int, samples: int, shuffle: bool) -> Order:
 
 def indices_at(order: Order, positions: range) -> list[int]:
     """The indices at `positions`, which must count upwards."""
-    if isinstance(order, Permutation):
+    if isinstance(order, LookedUp):
         return order.at(positions)
     chosen = order[positions.start : positions.stop : positions.step]
     return list(chosen) if isinstance(chosen, range) else chosen.tolist()
@@ -47,6 +48,8 @@ class Share(NamedTuple):
     total: int | None
     advance: int = 0
     """How far the batch moves the cursor, the same number on every rank."""
+    origin: Any = None
+    """Where it comes from, if from several loaders. See `Origin`."""
 
 
 def split(start: int, total: int, per_rank: int, rank: int, world_size: int, pad: bool) -> Share | None:

@@ -1,17 +1,16 @@
 """A shuffled order that is computed where it is asked for, without being held."""
 
-import torch
 from torch import Tensor
 
+from stratrun.data.looked_up import LookedUp
 from stratrun.seed import derive_seed
 
 _ROUNDS = 6
 _MIX = 0x5851F42D4C957F2D  # odd, of 63 bits
 _SMALL = 2**31 - 1
-_AHEAD = 2048
 
 
-class Permutation:
+class Permutation(LookedUp):
     """The numbers below `samples` in an order that is a function of the key.
 
     A Feistel network over pairs of digits, which are little less than the square root of `samples`, so that a
@@ -19,34 +18,16 @@ class Permutation:
     """
 
     def __init__(self, samples: int, key: int) -> None:
-        self.samples = samples
+        super().__init__(samples)
         self._high = _root(samples)
         self._low = -(-samples // self._high)
         self._keys = [derive_seed(key, "round", number) for number in range(_ROUNDS)]
-        # Positions that were looked up last, and what stands there.
-        self._known: tuple[range, list[int]] = (range(0), [])
 
-    def at(self, positions: range) -> list[int]:
-        """The numbers at `positions`, which must count upwards."""
-        if not positions:
-            return []
-        known, numbers = self._known
-        if positions.step != known.step or positions[0] not in known or positions[-1] not in known:
-            # The batches to come are asked for in the same steps; many are looked up as fast as one.
-            stop = max(positions.stop, min(positions.start + _AHEAD * positions.step, self.samples))
-            known = range(positions.start, stop, positions.step)
-            numbers = self._looked_up(known)
-            self._known = known, numbers
-        first = known.index(positions[0])
-        return numbers[first : first + len(positions)]
-
-    def _looked_up(self, positions: range) -> list[int]:
-        steps = torch.arange(positions.start, positions.stop, positions.step, device="cpu")
-        values = self._once(steps)
+    def look_up(self, positions: Tensor) -> Tensor:
+        values = self._once(positions)
         while bool((outside := values >= self.samples).any()):
             values[outside] = self._once(values[outside])
-        found: list[int] = values.tolist()
-        return found
+        return values
 
     def _once(self, values: Tensor) -> Tensor:
         high, low = values // self._low, values % self._low

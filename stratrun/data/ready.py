@@ -1,8 +1,9 @@
 """Batches that come ready: lists, generators, and loaders that are not ours to take apart."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import deepcopy
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -40,6 +41,7 @@ class ReadySource(Source):
         self._setting = setting
         self._seed = setting.seed
         self._used = False
+        self._first: Any = None
 
     @property
     def ends_alone(self) -> bool:
@@ -51,7 +53,7 @@ class ReadySource(Source):
         return isinstance(self._batches, list | tuple | DataLoader)
 
     def start(self, cursor: Cursor) -> Iterator[tuple[Any, Share]]:
-        epoch = cursor.epoch if self._setting.train else 0
+        epoch = self._setting.order_of(cursor.epoch)
         for part in parts_of(self._batches):
             enter_epoch(part, epoch)
         if isinstance(self._batches, list | tuple):
@@ -82,6 +84,12 @@ class ReadySource(Source):
         return ""
 
     def _open(self) -> Iterator[Any]:
+        if self._setting.same and keeps_position(self._batches):
+            # Where it is used as it is, it may go on where it was left.
+            if self._first is None:
+                self._first = deepcopy(self._batches.state_dict())
+            else:
+                self._batches.load_state_dict(deepcopy(self._first))
         made = self._batches() if _is_factory(self._batches) else self._batches
         batches: Iterator[Any] = iter(made)
         if batches is self._batches:
@@ -92,6 +100,19 @@ class ReadySource(Source):
                 )
             self._used = True
         return batches
+
+
+class Mark(NamedTuple):
+    """A state of a loader, and what the loader was at."""
+
+    state: Any = None
+    """None: as it was given."""
+    batches: int = 0
+    """Batches of the pass that it had handed out by then."""
+    cut: bool = False
+    """Whether a pass before this one was left before its end."""
+    over: bool = False
+    """Whether it had told of the end of the pass."""
 
 
 class StatefulSource(Source):
@@ -107,15 +128,14 @@ class StatefulSource(Source):
         self._loader = loader
         worker_signals.leave_alone(loader)
         self._setting = setting
+        # The epoch of the pass that was begun last; None before the first, and between two of an epoch.
         self._epoch: int | None = None
         self._drawn = 0
-        # A state of the loader, and how many batches of the epoch it had handed out by then.
-        # Without a state: as it was given.
-        self._mark: tuple[Any, int] = (None, 0)
+        self._mark = Mark()
+        # Whether the mark is that of a checkpoint, which the loader has yet to be given.
         self._behind = False
-        # Whether a pass over the loader has begun and not ended, and whether that was so at the mark.
-        self._running = False
-        self._cut = False
+        # Whether a pass over the loader has begun and not ended, and whether the last has told of its end.
+        self._running = self._over = False
 
     @property
     def ends_alone(self) -> bool:
@@ -125,10 +145,15 @@ class StatefulSource(Source):
         for part in parts_of(self._loader):
             enter_epoch(part, cursor.epoch)
         if self._setting.train:
-            self._find(cursor)
-        done = self._mark[1]
-        self._epoch, self._drawn, self._behind = cursor.epoch, done, False
-        batches = from_batch(self._counted(), cursor.batches, done, self._setting)
+            self._take_mark(cursor)
+            if self._mark.over and self._epoch == cursor.epoch and self._mark.batches == cursor.batches:
+                # Asked for another batch, it would begin the next pass.
+                return iter(())
+        given = self._setting.train and self._find(cursor)
+        done = self._mark.batches
+        self._epoch, self._drawn, self._behind, self._over = cursor.epoch, done, False, False
+        batches = self._counted(ended=given and not done)
+        batches = from_batch(batches, cursor.batches, done, self._setting)
         return _with_shares(batches, cursor, self._setting)
 
     def left(self, cursor: Cursor) -> None:
@@ -139,46 +164,76 @@ class StatefulSource(Source):
 
     def state(self, cursor: Cursor) -> dict[str, Any]:
         self._take_mark(cursor)
-        state, batches = self._mark
-        own = {"state": state, "batches": batches, "cut": self._cut}
-        return {"loader": own, "world_size": self._setting.world_size}
+        return {"loader": self._mark._asdict(), "world_size": self._setting.world_size}
 
     def go_on(self, state: Mapping[str, Any], cursor: Cursor) -> str:
         refuse_other_ranks("a loader that keeps its own position", state, cursor, self._setting)
-        own = state.get("loader") or {"state": None, "batches": 0}
-        self._mark = (own["state"], own["batches"])
-        self._cut = own.get("cut", False)
+        own = state.get("loader") or {}
+        self._mark = Mark(**{name: own[name] for name in Mark._fields if name in own})
         self._epoch, self._behind = cursor.epoch, True
         return ""
+
+    def hold(self, cursor: Cursor) -> None:
+        if self._epoch is None and self._mark.state is None:
+            # A run that is resumed has a loader as it was given; in this process it will have been read.
+            self._mark, self._epoch = Mark(self._loader.state_dict()), cursor.epoch
+            self._behind = True
+
+    def pass_done(self) -> None:
+        if not self._behind and self._epoch is not None:
+            self._mark = Mark(self._loader.state_dict(), cut=self._running)
+            self._epoch, self._drawn = None, 0
 
     def _take_mark(self, cursor: Cursor) -> None:
         """Note the loader's state, unless it is ahead by a batch that is not done yet."""
         if self._behind or self._epoch is None:
             return
         if cursor.epoch != self._epoch:
-            self._mark, self._cut = (self._loader.state_dict(), 0), self._running
+            self._mark = Mark(self._loader.state_dict(), cut=self._running)
         elif cursor.batches == self._drawn:
-            self._mark, self._cut = (self._loader.state_dict(), cursor.batches), False
+            self._mark = Mark(self._loader.state_dict(), cursor.batches, over=self._over)
 
-    def _find(self, cursor: Cursor) -> None:
-        """Bring the loader to a position from which the cursor's can be reached by drawing."""
-        self._take_mark(cursor)
-        if self._mark[0] is None:
-            return
-        if self._cut:
+    def _find(self, cursor: Cursor) -> bool:
+        """Bring the loader to a position from which the cursor's can be reached by drawing.
+
+        Returns:
+            Whether it stands where a state that it was given says.
+        """
+        state, batches, cut, over = self._mark
+        if state is None:
+            return False
+        other = cursor.epoch != self._epoch
+        if self._behind and other and batches:
+            # Saved in a pass that is not gone on with.
+            cut = not over
+            self._mark = Mark(state, cut=cut)
+        if cut:
             # What a pass that begins after one that was left does is the loader's affair. For a resumed
             # run to do the same, one is left here, from the saved state, in either run.
-            self._loader.load_state_dict(self._mark[0])
+            self._loader.load_state_dict(state)
             next(iter(self._loader), None)
-        elif self._epoch == cursor.epoch:
-            self._loader.load_state_dict(self._mark[0])
+            return False
+        if self._behind or not other:
+            self._loader.load_state_dict(state)
+            return True
+        return False
 
-    def _counted(self) -> Iterator[Any]:
+    def _counted(self, *, ended: bool) -> Iterator[Any]:
+        """A pass over the loader.
+
+        Args:
+            ended: Whether it has a state from the end of a pass: some loaders go on with what that has left,
+                nothing, before they begin another.
+        """
         self._running = True
-        for batch in self._loader:
+        first = next(batches := iter(self._loader), _END)
+        if first is _END and ended:
+            first = next(batches := iter(self._loader), _END)
+        while first is not _END:
             self._drawn += 1
-            yield batch
-        self._running = False
+            yield first
+            first = next(batches, _END)
+        self._running, self._over = False, True
 
 
 def parts_of(loader: Any) -> list[Any]:
@@ -196,6 +251,10 @@ def describe_ready(batches: Any, setting: Setting) -> str:
         )
         text += "shares them out"
     return text
+
+
+def keeps_position(batches: Any) -> bool:
+    return all(callable(getattr(batches, name, None)) for name in ("state_dict", "load_state_dict"))
 
 
 def _is_factory(batches: Any) -> bool:

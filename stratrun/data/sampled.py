@@ -53,8 +53,8 @@ class SampledSource(Source):
     def start(self, cursor: Cursor) -> Iterator[tuple[Any, Share]]:
         epoch = cursor.epoch if self._setting.train else 0
         for part in (self._sampler, getattr(self._sampler, "sampler", None)):
-            enter_epoch(part, epoch)
-        self._keys.aim(self._seed, epoch, cursor.batches)
+            enter_epoch(part, self._setting.order_of(epoch))
+        self._keys.aim(self._seed, epoch, cursor.batches, self.most)
         base = derive_seed(self._seed, "samples", self._setting.purpose, epoch)
         return map(self._with_share, self._reader.read(base))
 
@@ -116,18 +116,20 @@ class _SampledKeys(Iterable[BatchKey]):
         self.shares: deque[Share] = deque()
         """Shares of the batches that were asked for and not yet read."""
 
-    def aim(self, seed: int, epoch: int, skip: int) -> None:
-        self._seed, self._epoch, self._skip = seed, epoch, skip
+    def aim(self, seed: int, epoch: int, skip: int, most: int | None) -> None:
+        self._seed, self._epoch, self._skip, self._most = seed, epoch, skip, most
 
     def __iter__(self) -> Iterator[BatchKey]:
         self.shares.clear()
         rank, ranks, purpose = self._setting.rank, self._setting.world_size, self._setting.purpose
         base = derive_seed(self._seed, "samples", purpose, self._epoch) if self._seeded else None
-        rng = HostRng(derive_seed(self._seed, "sampler", purpose, self._epoch))
+        order = self._setting.order_of(self._epoch)
+        rng = HostRng(derive_seed(self._seed, "sampler", purpose, order))
         with rng:
             batches = iter(self._sampler)
         count = 0
-        for number in itertools.count():
+        numbers = itertools.count() if self._most is None else range(self._skip + self._most)
+        for number in numbers:
             with rng:
                 batch = next(batches, None)
             if batch is None:

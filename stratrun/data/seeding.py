@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset, default_collate, get_worker_info
 
+from stratrun.data import views
 from stratrun.seed import HostRng, seed_host
 
+_OF_ONE = (Subset, views.Subset, views.RepeatDataset, views.ClassBalancedDataset)
 _WORD = 2**64 - 1
 _PROBE = 20
 
@@ -100,23 +102,30 @@ class Samples(Dataset[Any]):
         try:
             return self.dataset[index]
         except Exception as error:
-            error.add_note(f"while reading sample {index!r} of {type(self.dataset).__name__}")
+            error.add_note(f"while reading {_named(self.dataset, index)}")
             raise
 
 
 def draws_nothing(dataset: Any) -> bool:
     """Whether it is certain that reading a sample draws no random number."""
-    if type(dataset) is Subset:
+    if type(dataset) in _OF_ONE:
         return draws_nothing(dataset.dataset)
-    if type(dataset) is ConcatDataset:
+    if type(dataset) in (ConcatDataset, views.ConcatDataset):
         return all(map(draws_nothing, dataset.datasets))
     return type(dataset) is TensorDataset
 
 
 def _fetches_whole_batches(dataset: Any) -> bool:
-    # A Subset has the method even when what is under it has not.
-    inner = dataset.dataset if type(dataset) is Subset else dataset
-    return callable(getattr(inner, "__getitems__", None))
+    # What shows samples of another has the method even when that has not.
+    while type(dataset) in _OF_ONE:
+        dataset = dataset.dataset
+    return callable(getattr(dataset, "__getitems__", None))
+
+
+def _named(dataset: Any, index: Any) -> str:
+    text = f"sample {index!r} of {type(dataset).__name__}"
+    inner, place = views.origin_of(dataset, index)
+    return text if inner is dataset else f"{text}, which is sample {place!r} of {type(inner).__name__}"
 
 
 def _untouched(seed: int) -> bool:

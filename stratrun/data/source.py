@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from stratrun.data.order import Share
 from stratrun.errors import DataError
@@ -21,6 +21,8 @@ class Cursor:
     """Samples of the epoch that all ranks together are done with."""
     batches: int = 0
     """Batches of the epoch that each rank is done with."""
+    parts: Any = None
+    """Where each of several loaders stands. See `Standing`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,12 @@ class Setting:
     rank: int
     world_size: int
     pin_memory: bool
+    same: bool = False
+    """Whether every epoch of training has the batches of the first."""
+
+    def order_of(self, epoch: int) -> int:
+        """The epoch whose order an epoch has. Evaluation always has the same, so that results compare."""
+        return epoch if self.train and not self.same else 0
 
     @property
     def purpose(self) -> str:
@@ -49,9 +57,11 @@ class Source(ABC):
     not keep the position, nor know of devices.
     """
 
-    kind: ClassVar[str]
+    kind: str
     """What a position in it is a position in: one within an epoch means nothing to another kind."""
     dataset: Any = None
+    most: int | None = None
+    """How many batches of the pass that is started next will be read at most; None for all."""
     _seed: int
 
     @property
@@ -69,6 +79,11 @@ class Source(ABC):
         """Whether a batch may be read before the one handed out last is done, without a trace in the run."""
         return False
 
+    @property
+    def uneven(self) -> bool:
+        """Whether ranks are known to get unequal parts of some batch."""
+        return False
+
     @abstractmethod
     def start(self, cursor: Cursor) -> Iterator[tuple[Any, Share]]:
         """The rest of the cursor's epoch, beginning at its position. `cursor` is read at once."""
@@ -76,6 +91,22 @@ class Source(ABC):
     @abstractmethod
     def left(self, cursor: Cursor) -> int | None:
         """Batches of this rank from the position to the end of the epoch; None when unknown."""
+
+    def length(self, epoch: int) -> int | None:
+        """Batches of an epoch, where we share it out of the rank that has most; None when unknown."""
+        return self.left(Cursor(epoch))
+
+    def limit(self, epoch: int) -> int | None:
+        """How many batches of an epoch are read, where that is limited."""
+        return None
+
+    def lengths(self, cursor: Cursor) -> list[int | None]:
+        """What is left of each of the loaders, which every rank must have as much of."""
+        return [self.left(cursor)]
+
+    def pass_done(self) -> None:
+        """Take note that a pass has ended within an epoch, so that what comes next begins another."""
+        return None
 
     @abstractmethod
     def describe(self) -> str:
@@ -96,6 +127,10 @@ class Source(ABC):
             DataError: from `cursor` on, the data would not be what it was when the state was saved.
         """
         return ""
+
+    def hold(self, cursor: Cursor) -> None:
+        """Have `state` tell where to come back to in this process, even before the first batch."""
+        return None
 
     def indices(self, epoch: int, positions: Sequence[int]) -> Sequence[int] | None:
         """Which samples of the data set are at these positions of an epoch; None where that is not known."""

@@ -76,7 +76,7 @@ class StreamSource(Source):
         return self._options.draws_apart
 
     def start(self, cursor: Cursor) -> Iterator[tuple[Any, Share]]:
-        epoch = cursor.epoch if self._setting.train else 0
+        epoch = self._setting.order_of(cursor.epoch)
         base = derive_seed(self._seed, "samples", self._setting.purpose, epoch)
         # Batches of several workers take turns, which only counting them repeats.
         skip_batches = cursor.batches if self._workers > 1 else 0

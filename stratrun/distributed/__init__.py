@@ -6,6 +6,7 @@ from stratrun.distributed.process_group import (
     control_group,
     gradient_group,
     join,
+    known_backends,
     leave,
     message_board,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "control_group",
     "gradient_group",
     "join",
+    "known_backends",
     "leave",
     "message_board",
     "program_command",

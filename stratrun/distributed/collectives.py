@@ -57,6 +57,11 @@ class Collectives:
         return self._env.rank == 0
 
     @property
+    def leads(self) -> bool:
+        """Whether its results count, as those of the first of each group do of `DataRanks`."""
+        return True
+
+    @property
     def leads_node(self) -> bool:
         """Whether it is the first rank of its machine."""
         return self._env.local_rank == 0

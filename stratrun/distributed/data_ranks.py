@@ -35,7 +35,7 @@ class DataRanks:
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over groups of a CPU tensor; the argument is left alone."""
-        return self._ranks.sum(tensor if self._leads else torch.zeros_like(tensor))
+        return self._ranks.sum(tensor if self.leads else torch.zeros_like(tensor))
 
     def gather(self, value: T) -> list[T]:
         """Every group's value, by its number, on every rank."""
@@ -51,5 +51,6 @@ class DataRanks:
         return self._ranks.from_main(value)
 
     @property
-    def _leads(self) -> bool:
+    def leads(self) -> bool:
+        """Whether this rank is the one of its group whose results count."""
         return self._ranks.rank % self._each == 0

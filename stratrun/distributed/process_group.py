@@ -77,6 +77,15 @@ def check_backend(spec: Any) -> None:
             raise ConfigError(f"env_cfg: backend={spec!r} is unknown; {nearest(name, known)}")
 
 
+def known_backends() -> dict[str, bool]:
+    """Whether this build of torch has the backends that matter."""
+    return {
+        "gloo": dist.is_gloo_available(),
+        "nccl": dist.is_nccl_available(),
+        "mpi": dist.is_mpi_available(),
+    }
+
+
 def control_group(env: ProcessEnv, timeout: timedelta) -> Group | None:
     """A gloo group of its own for control, logging and saving; none for a lone process.
 

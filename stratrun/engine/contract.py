@@ -94,6 +94,8 @@ def split(batch: Any, mode: str = "train") -> tuple[Any, Any]:
 
 def inputs_of(batch: Any) -> Any:
     """What a prediction needs of a batch that may carry targets too."""
+    if _is_texts(batch):
+        return batch
     if _is_pair(batch):
         return batch[0]
     if isinstance(batch, Sequence) and len(batch) == 1:
@@ -205,7 +207,8 @@ def _spread(signature: inspect.Signature, batch: Any, **extra: Any) -> Callable[
     """How a batch becomes the arguments of `forward`: as keywords, as positions, or whole."""
     if isinstance(batch, Mapping) and _binds(signature, (), {**batch, **extra}):
         return lambda batch: ((), dict(batch))
-    if isinstance(batch, list | tuple) and _binds(signature, tuple(batch), extra):
+    positional = isinstance(batch, list | tuple) and not _is_texts(batch)
+    if positional and _binds(signature, tuple(batch), extra):
         return lambda batch: (tuple(batch), {})
     if _binds(signature, (batch,), extra):
         return lambda batch: ((batch,), {})
@@ -226,6 +229,11 @@ def _with_mode(arguments: Arguments, mode: str) -> Arguments:
     args, kwargs = arguments
     kwargs["mode"] = mode
     return args, kwargs
+
+
+def _is_texts(batch: Any) -> bool:
+    """Whether it is a text for each sample, however many; two of them are no inputs and targets."""
+    return isinstance(batch, list) and bool(batch) and isinstance(batch[0], str | bytes)
 
 
 def _is_pair(batch: Any) -> bool:

@@ -11,18 +11,23 @@ from torch.optim import Optimizer
 
 from stratrun.accelerators.base import Accelerator
 from stratrun.accelerators.transfer import move_batch
-from stratrun.engine import building
+from stratrun.engine import building, gathering
+from stratrun.engine.buffers import Buffers
 from stratrun.engine.clipping import Clipping
 from stratrun.engine.contract import detached
 from stratrun.engine.evaluating import Evaluating
 from stratrun.engine.finite import Guard
+from stratrun.engine.first_updates import FirstUpdates
 from stratrun.engine.gauges import Gauges
+from stratrun.engine.loss_limit import LossLimit
 from stratrun.engine.placed import Placed
 from stratrun.engine.saved import Exchange, Saved
+from stratrun.engine.splitting import Splitting
 from stratrun.engine.updates import Updates
 from stratrun.precision.base import Precision
 from stratrun.state import BatchInfo, TrainState
 from stratrun.strategies.base import Strategy
+from stratrun.strategies.optimizer_shards import built
 
 T = TypeVar("T")
 _NOTHING = nullcontext()
@@ -71,12 +76,17 @@ class Engine:
         self.guard = guard
         if guard is not None:
             guard.batch = self.batch
+        self.limit_loss = (LossLimit() if guard is None else guard.limit).set
+        """Deal with an update for a loss above this as `non_finite` says. All ranks give the same limit."""
         self._updates = Updates(strategy, precision, clipping, state, guard)
         self.evaluating = Evaluating(
             strategy, precision, data, accelerator, device, batch=self.batch, move=self.move
         )
-        self.gauges = Gauges(strategy, precision, device)
+        self.gauges = Gauges(strategy, precision, accelerator, device, self._updates)
+        self.buffers = Buffers(precision, accelerator, device, data=data, batch=self.batch)
+        self.splitting = Splitting(self)
         self._placed: Placed
+        self._first_updates: FirstUpdates
         self.saved: Saved
         """What a checkpoint keeps; there once a model is placed."""
 
@@ -92,16 +102,11 @@ class Engine:
             build: Builds it; `loss`, called next, its loss.
             transforms: Called on the model first; they may change how parts of it are computed.
         """
-        parts: dict[str, Any] = {
-            "strategy": self._strategy,
-            "precision": self._precision,
-            "accelerator": self._accelerator,
-            "device": self._device,
-            "data": self._data,
-        }
+        parts: dict[str, Any] = {"strategy": self._strategy, "precision": self._precision}
+        parts |= {"accelerator": self._accelerator, "device": self._device, "data": self._data}
         self._placed = building.placed(build, loss, transforms, **parts)
         self.model = self._placed.model
-        self.evaluating.placed = self.gauges.placed = self._placed
+        self.evaluating.placed = self.gauges.placed = self.buffers.placed = self._placed
         self.saved = Saved(self._placed, self._updates, **parts)
 
     def prepare_training(self, build: Callable[[nn.Module], dict[str, Optimizer]], several: bool) -> None:
@@ -109,11 +114,15 @@ class Engine:
         self._placed.wrap(partial_backward=several)
         if self.guard is not None:
             self.guard.watch(self._placed.bare)
-        self._updates.optimizers = build(self.state_module)
+        self._updates.optimizers = built(build, self.state_module, self._strategy.optimizer_shards)
+        tells = self.gauges.ranks.rank == 0 and not self._strategy.expects_unused
+        self._first_updates = FirstUpdates(self._updates, self.state_module, tells=tells)
+        self._first_updates.begin()
 
     def start_epoch(self) -> None:
         """Take note of parameters that were frozen or thawed. Call it before the first step of an epoch."""
-        self._placed.wrap_again_if_thawed()
+        if self._placed.wrap_again_if_thawed():
+            self._first_updates.begin()
 
     @property
     def optimizers(self) -> dict[str, Optimizer]:
@@ -195,22 +204,16 @@ class Engine:
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """Average numbers over all processes, in one exchange."""
         self.evaluating.settle()
-        names = sorted(values)
-        if not names:
-            return {}
-        packed = torch.tensor([float(values[name]) for name in names], dtype=torch.float64)
-        total = self._data.sum(packed) / self._data.world_size
-        return dict(zip(names, total.tolist(), strict=True))
+        return gathering.mean(self._data, values)
 
     def collect(self, items: list[tuple[int, T]]) -> list[T]:
         """Merge what all processes hold into one list, in order of the first of each pair."""
         self.evaluating.settle()
-        together = [item for part in self._data.gather(items) for item in part]
-        return [value for _, value in sorted(together, key=lambda item: item[0])]
+        return gathering.in_order(self._data, items)
 
     def memory(self) -> dict[str, float]:
         """Memory figures of this process's device, in MiB."""
-        return self._accelerator.memory(self._device)
+        return self._accelerator.meter.memory(self._device)
 
     def start_training(self) -> None:
         """Bring the model into training mode."""

@@ -12,6 +12,7 @@ from stratrun.engine import direct
 from stratrun.engine.finite_told import Loss, Place, told
 from stratrun.engine.kept_buffers import KeptBuffers
 from stratrun.engine.late import Late
+from stratrun.engine.loss_limit import LossLimit
 from stratrun.engine.non_finite import NonFinite
 from stratrun.errors import NonFiniteError
 from stratrun.host_numbers import finite_in_host, number_at
@@ -36,10 +37,7 @@ class Guard:
     The backward pass of a loss that is not finite is seeded with NaN, so that the gradients tell of it on
     every rank that has a part in them. Whether those are finite is read from host memory without an
     operation. Some devices drop an update by themselves, which is heard of later. Ranks exchange nothing,
-    unless each has other gradients.
-
-    Args:
-        side: Exchanges beside those of the run, where ranks have other gradients and no norm is of all.
+    unless each has other gradients: then by `side`, beside those of the run, where no norm is of all.
     """
 
     def __init__(
@@ -66,15 +64,16 @@ class Guard:
         self._one = torch.ones(())
         self._in_host = number_at(self._flag)
         self._late: Late | None = None
-        self._buffers: KeptBuffers | None = None
+        self.buffers: KeptBuffers | None = None
         # In host memory only those that are not finite; on a device all, as which are is not known.
         self._losses: list[Loss] = []
+        self.limit = LossLimit()
         self.captured = False  # While it is, what the host does of an update is left to `replayed`.
 
     def watch(self, module: nn.Module) -> None:
         """Learn what is trained."""
-        if self.settings.policy == "skip" and self._buffers is None:
-            self._buffers = KeptBuffers(module)
+        if self.settings.policy == "skip" and self.buffers is None:
+            self.buffers = KeptBuffers(module)
 
     def prepare(self, optimizers: Mapping[str, Optimizer]) -> None:
         """Learn what is updated, and how."""
@@ -82,6 +81,7 @@ class Guard:
         self._parts = any(map(is_spread, parameters))
         device = parameters[0].device if parameters else torch.device("cpu")
         self._flag, self._one = torch.zeros((), device=device), torch.ones((), device=device)
+        self.limit.to(device)
         self._in_host = number_at(self._flag)
         if device.type == "cuda" and not self.owns_overflow:
             self._late = Late.of(self.settings, optimizers, self._flag)
@@ -99,7 +99,7 @@ class Guard:
 
     def backward(self, loss: Tensor, given: Tensor) -> None:
         """Run backward from `loss`, which was made of the one `given` by the user."""
-        finite = finite_in_host(given)
+        finite = self.limit.admits(given, self.batch)
         if finite:
             if self._plain_backward and self._one.is_cpu and loss.dtype is torch.float32 and not loss.dim():
                 direct.backward(loss, self._one)
@@ -107,12 +107,13 @@ class Guard:
                 self._precision.backward(loss)
             return
         bare = given.detach()
-        self._losses.append(Loss.of(bare, self.batch, self._state))
+        self._losses.append(Loss.of(bare, self.batch, self._state, self.limit.value))
         if finite is None and self._plain_backward and type(loss) is Tensor:
             # One where the loss is finite, else NaN, without a look at it.
-            loss.backward(torch.add(self._one, loss.detach(), alpha=0).to(loss.dtype))
+            seed = torch.add(self._one, loss.detach(), alpha=0)
+            loss.backward(self.limit.marked(seed, bare, self.batch).to(loss.dtype))
         else:
-            self._precision.backward(loss * (1 + 0 * bare))
+            self._precision.backward(loss * self.limit.marked(1 + 0 * bare, bare, self.batch))
 
     def look(self, gradients: list[Tensor]) -> None:
         """Take note of whether gradients are finite, before they are clipped."""
@@ -138,8 +139,7 @@ class Guard:
     def permits(self) -> bool:
         """Whether the update is made; to be asked when all gradients that it is made of were looked at.
 
-        Raises:
-            NonFiniteError: on all ranks, if the run is to end.
+        Raises NonFiniteError on all ranks, if the run is to end.
         """
         if self._side is not None:
             # One from several: kernels that ask it drop an update for a one alone.
@@ -149,8 +149,8 @@ class Guard:
         if not (bool(self._flag) if self._in_host is None else self._in_host.value):
             if self._losses:
                 self._losses.clear()
-            if self._buffers is not None:
-                self._buffers.updated()
+            if self.buffers is not None:
+                self.buffers.updated()
             return True
         self._flag.zero_()
         losses, self._losses = self._losses, []
@@ -160,30 +160,28 @@ class Guard:
     def replayed(self, loss: Tensor) -> bool:
         """The host's part of an update that was captured and is being made; as `permits`."""
         assert self._late is not None
-        self._losses = [Loss.of(loss, self.batch, self._state)]
+        self._losses = [Loss.of(loss, self.batch, self._state, self.limit.value)]
         return self._told(self._late)
 
     def scaled(self, dropped: bool) -> None:
         """After an update of scaled gradients: decide, if the precision dropped it for a loss."""
         losses, self._losses = self._losses, []
         # An update is dropped on all ranks or on none, so that all come to the exchange.
-        if dropped and any(self._ranks.gather(any(not loss.isfinite().all() for loss, *_ in losses))):
+        if dropped and any(self._ranks.gather(any(loss.is_bad for loss in losses))):
             self._precision.spare_scale()
             self._decide(losses)
-        elif self._buffers is not None:
-            self._buffers.updated()
+        elif self.buffers is not None:
+            self.buffers.updated()
 
     def settle(self) -> None:
         """Hear of all updates that were made; called alike on all ranks, before what they led to is kept.
 
-        Raises:
-            NonFiniteError: on all ranks, if the run is to end.
+        Raises NonFiniteError on all ranks, if the run is to end.
         """
         while self._late is not None and (found := self._late.next()) is not None:
             self._hear(found)
 
     def close(self) -> None:
-        """End the exchanges that were made for it."""
         if self._side is not None:
             self._side.close()
 
@@ -191,9 +189,9 @@ class Guard:
 
     def _launch(self, late: Late) -> bool:
         """Begin an update that the device decides on, and hear of the one before it."""
-        if self._buffers is not None:
-            self._buffers.put_back(self._flag)
-            self._buffers.updated()
+        if self.buffers is not None:
+            self.buffers.put_back(self._flag)
+            self.buffers.updated()
         return self.captured or self._told(late)
 
     def _told(self, late: Late) -> bool:
@@ -224,9 +222,9 @@ class Guard:
             raise NonFiniteError(f"{text}{_ENDS}", counted=heard_late)
         if policy == "skip":
             _log(self._ranks, f"{text}; the update is left out")
-            if self._buffers is not None and not heard_late:
-                self._buffers.put_back()
-                self._buffers.updated()
+            if self.buffers is not None and not heard_late:
+                self.buffers.put_back()
+                self.buffers.updated()
             return
         assert self.roll_back is not None
         _log(self._ranks, f"{text}; {self.roll_back(text)}")

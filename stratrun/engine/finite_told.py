@@ -1,6 +1,7 @@
 """What is told of an update that is not finite: where, which loss, which samples."""
 
 from collections.abc import Callable, Sequence
+from math import inf, isfinite
 from typing import NamedTuple
 
 import torch
@@ -29,11 +30,21 @@ class Loss(NamedTuple):
     place: Place
     positions: Sequence[int] | None
     indices: Callable[[Sequence[int]], Sequence[int] | None]
+    limit: float = inf
+    """What it may be at most."""
+    loader: str | None = None
 
     @classmethod
-    def of(cls, value: Tensor, batch: BatchInfo, state: TrainState) -> "Loss":
+    def of(cls, value: Tensor, batch: BatchInfo, state: TrainState, limit: float = inf) -> "Loss":
         """That of the batch in hand."""
-        return cls(value, Place.of(state), batch.positions, batch.indices)
+        # A batch that only keeps ranks in step counts nothing.
+        limit = inf if batch.size == 0 else limit
+        return cls(value, Place.of(state), batch.positions, batch.indices, limit, batch.loader)
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it is not finite, or above its limit. It waits for the device."""
+        return not bool((torch.isfinite(self.value) & (self.value <= self.limit)).all())
 
 
 _SHOWN = 8
@@ -45,28 +56,35 @@ def told(losses: Sequence[Loss], ranks: Collectives, place: Place) -> str:
     Args:
         place: Of the update, the same on all.
     """
-    mine = [_one(loss) for loss in losses if not bool(torch.isfinite(loss.value).all())]
+    mine = [_one(loss) for loss in losses if loss.is_bad]
     where = f"iteration {place.iteration} of epoch {place.epoch}"
-    lines = []
+    lines, above = [], True
     for rank, found in enumerate(ranks.gather(mine)):
         who = f" on rank {rank}" if ranks.world_size > 1 else ""
-        for value, iteration, samples in found:
+        for value, limit, iteration, samples in found:
             of = f" in iteration {iteration}" if iteration != place.iteration else ""
-            lines.append(f"loss {value}{who}{of}{samples}")
+            spike = isfinite(value)
+            above = above and spike
+            lines.append(f"loss {value}{who}{of}{samples}{f' above {limit:.6g}' if spike else ''}")
     if not lines:
         return f"gradients that are not finite in {where}, though every loss is"
-    return f"a loss that is not finite in {where}: {'; '.join(lines)}"
+    what = "a loss above its limit" if above else "a loss that is not finite"
+    return f"{what} in {where}: {'; '.join(lines)}"
 
 
-def _one(loss: Loss) -> tuple[str, int, str]:
-    text, positions = f"{loss.value.double().mean().item()}", loss.positions
+def _one(loss: Loss) -> tuple[float, float, int, str]:
+    value, positions = loss.value.double().mean().item(), loss.positions
     if positions is None or not len(positions):
-        return text, loss.place.iteration, ""
+        return value, loss.limit, loss.place.iteration, ""
     found = loss.indices(positions)
-    samples = f"at {_list(positions)} of the epoch" if found is None else f"{_list(found)} of the data set"
-    return text, loss.place.iteration, f" (samples {samples})"
+    if found is None:
+        samples = f"at {listed(positions)} of the epoch"
+    else:
+        of = "" if loss.loader is None else f" of loader {loss.loader!r}"
+        samples = f"{listed(found)} of the data set{of}"
+    return value, loss.limit, loss.place.iteration, f" (samples {samples})"
 
 
-def _list(numbers: Sequence[int]) -> str:
+def listed(numbers: Sequence[int]) -> str:
     shown = ", ".join(str(int(number)) for number in numbers[:_SHOWN])
     return f"{shown} and {len(numbers) - _SHOWN} more" if len(numbers) > _SHOWN else shown

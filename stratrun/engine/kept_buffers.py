@@ -1,5 +1,6 @@
 """A model's buffers from before a forward pass, for updates that are left out."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,6 +36,20 @@ class KeptBuffers:
         """
         for buffer, copy in zip(self._live, self._copies, strict=True):
             buffer.copy_(copy if flag is None else torch.where(flag > 0, copy, buffer))
+
+    def state_dict(self, module: nn.Module) -> dict[str, Tensor]:
+        """What they would be given, by the names of `module`; empty between updates."""
+        names = [name for name, _ in module.named_buffers()]
+        return dict(zip(names, self._copies, strict=True)) if self._fresh and self._copies else {}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor], module: nn.Module) -> None:
+        """Take back what `state_dict` returned; what it does not have is kept as it is."""
+        if state:
+            self._copy()
+            self._fresh = True
+            for (name, _), copy in zip(module.named_buffers(), self._copies, strict=True):
+                copy.copy_(local_part(state.get(name, copy)))
 
     def _keep(self, *_: Any) -> None:
         if not self._fresh and torch.is_grad_enabled():

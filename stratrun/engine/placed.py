@@ -49,8 +49,16 @@ class Placed:
         self.wrapped = self._strategy.wrap(self.bare, self._device, partial_backward=partial_backward)
         self._requires_grad = [p.requires_grad for p in self.bare.parameters()]
 
-    def wrap_again_if_thawed(self) -> None:
-        """Tell the strategy of parameters that were frozen or thawed since it last looked."""
+    def wrap_again(self) -> None:
+        """As `wrap` did it, with nothing that the strategy has learnt from steps."""
+        self.wrap(partial_backward=self._partial_backward)
+
+    def wrap_later(self) -> None:
+        """The same when the next epoch begins, where all ranks come to it."""
+        self._requires_grad = []
+
+    def wrap_again_if_thawed(self) -> bool:
+        """Tell the strategy of parameters that were frozen or thawed since it last looked, if any were."""
         parameters = list(self.bare.parameters())
         now = [p.requires_grad for p in parameters]
         wanted = now
@@ -58,12 +66,13 @@ class Placed:
             # A loop may freeze one part while it is another's turn: gradients of both are to be exchanged.
             wanted = [one or before for one, before in zip(now, self._requires_grad, strict=True)]
         if wanted == self._requires_grad:
-            return
+            return False
         for parameter, one in zip(parameters, wanted, strict=True):
             parameter.requires_grad_(one)
         self.wrap(partial_backward=self._partial_backward)
         for parameter, one in zip(parameters, now, strict=True):
             parameter.requires_grad_(one)
+        return True
 
     def to_evaluation(self) -> None:
         self._note_modes()

@@ -15,6 +15,7 @@ from stratrun.precision.base import Precision
 from stratrun.spread import Rooms, spread_as
 from stratrun.strategies import logical
 from stratrun.strategies.base import Strategy
+from stratrun.strategies.optimizer_shards import OptimizerShards
 
 Own = Mapping[str, Any] | None
 Exchange = Collectives | DataRanks
@@ -55,8 +56,13 @@ class Saved:
 
     def learnt_state(self) -> dict[str, Any]:
         """That state without gradients: what updates have made."""
-        state = logical.state_dict(self._placed.named, self._updates.optimizers)
+        state = logical.state_dict(self._placed.named, self._updates.optimizers, self.shards)
         return {**state, "precision": self._precision.state_dict()}
+
+    @property
+    def shards(self) -> OptimizerShards | None:
+        """Which rank has the optimizers' state for which parameters, where that is divided."""
+        return self._strategy.optimizer_shards
 
     @property
     def keeps_gradients(self) -> bool:
@@ -71,7 +77,7 @@ class Saved:
 
     def load_shared_state(self, state: Mapping[str, Any]) -> None:
         """Put back what `shared_state` returned, but for gradients."""
-        logical.load_state_dict(self._placed.named, self._updates.optimizers, state)
+        logical.load_state_dict(self._placed.named, self._updates.optimizers, state, self.shards)
         self._precision.load_state_dict(state["precision"])
 
     def load_model(self, state: Mapping[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """From losses to parameters: the accumulation window, clipping, and the optimizers."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,10 @@ class Updates:
         self._guard = guard
         # Where gradients are scaled, infinite ones are in order, and the precision's to see to.
         self._looks = guard is not None and not guard.owns_overflow
+        self.run_backward = plain_backward(precision) if guard is None else guard.backward
+        """Runs backward from a loss, which was made of the one that the user gave."""
+        self.witness: Callable[[], None] | None = None
+        """Called once, when gradients are as the next update takes them."""
         self._window = Window()
         self._stepped = False
         # Whether gradients may be at hand that belong to no window, and wait for an update all the same.
@@ -66,29 +70,35 @@ class Updates:
         if self._guard is not None:
             self._guard.prepare(optimizers)
 
-    def backward(self, outputs: dict[str, Any], divisor: int, scale: float) -> None:
-        """Add a micro-batch to the window, and its gradients to those of the window."""
+    def backward(
+        self, outputs: dict[str, Any], divisor: int, scale: float, deciding: dict[str, Any] | None = None
+    ) -> None:
+        """Add a micro-batch to the window, and its gradients to those of the window.
+
+        Args:
+            deciding: What has the loss that decides on the update, where `outputs` are of a part of the
+                batch; empty for parts before the last.
+        """
         grown = self._window.grown(divisor)
         if grown != 1.0:
             multiply(_gradients(_parameters(*self._all)), grown)
         loss = self._window.add(outputs, divisor, scale)
-        if self._guard is None:
+        given = outputs["loss"] if deciding is None else deciding.get("loss")
+        if given is None:
             self._precision.backward(loss)
         else:
-            self._guard.backward(loss, outputs["loss"])
+            # No number where the loss of an earlier part is none.
+            self.run_backward(loss if deciding is None else loss + 0 * given, given)
 
     def backward_alone(self, loss: Tensor, scale: float) -> None:
         """Add the gradients of a loss that belongs to no window."""
         self._waiting = True
         scaled = loss if scale == 1.0 else loss * scale
-        if self._guard is None:
-            self._precision.backward(scaled)
-        else:
-            self._guard.backward(scaled, loss)
+        self.run_backward(scaled, loss)
 
     def update(self, loss: Tensor, scale: float, optimizer: str | None) -> Tensor | None:
         """One update for one loss. Gradients that it leaves on others' parameters wait for nothing."""
-        for one in self.chosen(optimizer):
+        for one in _chosen(self._optimizers, optimizer):
             _forget(one, _parameters(one))
         waiting = self._waiting
         self.backward_alone(loss, scale)
@@ -105,8 +115,8 @@ class Updates:
         Raises:
             NonFiniteError: before anything is updated.
         """
-        chosen = self._all if optimizer is None and self._all else self.chosen(optimizer)
-        held = [_parameters(one) for one in chosen]
+        chosen = self._all if optimizer is None and self._all else _chosen(self._optimizers, optimizer)
+        held = _held(chosen)
         norm, weight = None, self._window.weight
         norms = [self._clipped(one, parameters, weight) for one, parameters in zip(chosen, held, strict=True)]
         allowed = not self._looks or self._guard.permits()  # type: ignore[union-attr]
@@ -147,20 +157,6 @@ class Updates:
         self._state.step += self._stepped
         self._stepped = False
 
-    def chosen(self, optimizer: str | None) -> list[Optimizer]:
-        """The optimizer of that name, or all of them.
-
-        Raises:
-            ConfigError: there is none, or none of that name.
-        """
-        if not self.optimizers:
-            raise ConfigError(_NO_OPTIMIZER)
-        if optimizer is None:
-            return self._all
-        if optimizer not in self.optimizers:
-            raise ConfigError(f"no optimizer is called {optimizer!r}; {nearest(optimizer, self.optimizers)}")
-        return [self.optimizers[optimizer]]
-
     @property
     def is_open(self) -> bool:
         """Whether gradients wait for an update."""
@@ -168,12 +164,12 @@ class Updates:
 
     def open_window(self, module: nn.Module) -> dict[str, Any]:
         """The gradients at hand, by the names of `module`, and what they are made of; empty if none."""
-        if not self.is_open:
-            return {}
-        gradients = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+        parameters = module.named_parameters() if self.is_open else ()
+        gradients = {name: p.grad for name, p in parameters if p.grad is not None}
         if not self._window.batches and not gradients:
             return {}
-        return {**self._window.state_dict(), "waiting": self._waiting, "gradients": gradients}
+        kept = {"gradients": gradients, "buffers": _buffers_before(self._guard, module)}
+        return {**self._window.state_dict(), "waiting": self._waiting, **kept}
 
     def reopen_window(self, module: nn.Module, saved: Mapping[str, Any]) -> None:
         """Put back what `open_window` returned, or what `shared_out` made of it."""
@@ -184,24 +180,29 @@ class Updates:
         for name, parameter in module.named_parameters():
             gradient = saved["gradients"].get(name)
             parameter.grad = None if gradient is None else _laid_out_as(parameter, gradient)
+        if self._guard is not None and self._guard.buffers is not None:
+            self._guard.buffers.load_state_dict(saved.get("buffers", {}), module)
 
     def _clipped(self, optimizer: Optimizer, held: list[Tensor], weight: Tensor | None) -> Tensor | None:
         """Make gradients ready for the update, and look at them; returns their norm where one is taken."""
         clipping = self._clipping
-        if weight is not None or clipping is not None:
+        if weight is not None or clipping is not None or self.witness is not None:
             self._precision.unscale(optimizer)
         if weight is not None:
             # No sample anywhere leaves gradients of zero, which stay zero.
             multiply(_gradients(held), 1.0 / self._strategy.mean(weight).clamp_min(1e-12))
         if self._looks and (clipping is None or clipping.value is not None):
             self._guard.look(_gradients(held))  # type: ignore[union-attr]
-        norm = None if clipping is None else self._clip(held, clipping)
+        norm = None if clipping is None else _clip(self._strategy, held, clipping)
         if norm is not None and self._looks:
             self._guard.look_at_norm(norm)  # type: ignore[union-attr]
         return norm
 
     def _step_each(self, optimizers: list[Optimizer], norms: list[Tensor | None]) -> Tensor | None:
         norm, dropped = None, False
+        if (witness := self.witness) is not None:
+            self.witness = None
+            witness()
         for one, found in zip(optimizers, norms, strict=True):
             if stepped(self._precision, one, self._strategy.name, self._calls.get(id(one))):
                 self._stepped = True
@@ -214,12 +215,38 @@ class Updates:
             self._guard.scaled(dropped)
         return norm
 
-    def _clip(self, parameters: list[Tensor], clipping: Clipping) -> Tensor | None:
-        if clipping.value is not None:
-            clamp(_gradients(parameters), clipping.value)
-        if clipping.max_norm is None:
-            return None
-        return self._strategy.clip_grad_norm(parameters, clipping.max_norm, clipping.norm_type)
+
+def _chosen(optimizers: dict[str, Optimizer], name: str | None) -> list[Optimizer]:
+    """The optimizer of that name, or all of them.
+
+    Raises:
+        ConfigError: there is none, or none of that name.
+    """
+    if not optimizers:
+        raise ConfigError(_NO_OPTIMIZER)
+    if name is None:
+        return list(optimizers.values())
+    if name not in optimizers:
+        raise ConfigError(f"no optimizer is called {name!r}; {nearest(name, optimizers)}")
+    return [optimizers[name]]
+
+
+def _buffers_before(guard: Guard | None, module: nn.Module) -> dict[str, Tensor]:
+    """Those that are put back if the window is left out, the part of it before a checkpoint too."""
+    return {} if guard is None or guard.buffers is None else guard.buffers.state_dict(module)
+
+
+def plain_backward(precision: Precision) -> Callable[[Tensor, Tensor], None]:
+    """What runs backward from a loss whatever it is."""
+    return lambda loss, given: precision.backward(loss)
+
+
+def _clip(strategy: Strategy, parameters: list[Tensor], clipping: Clipping) -> Tensor | None:
+    if clipping.value is not None:
+        clamp(_gradients(parameters), clipping.value)
+    if clipping.max_norm is None:
+        return None
+    return strategy.clip_grad_norm(parameters, clipping.max_norm, clipping.norm_type)
 
 
 def _parameters(*optimizers: Optimizer) -> list[Tensor]:
@@ -227,7 +254,19 @@ def _parameters(*optimizers: Optimizer) -> list[Tensor]:
     for one in optimizers:
         for group in one.param_groups:
             found += group["params"]
-    return found
+    return found if len(optimizers) == 1 else list(dict.fromkeys(found))
+
+
+def _held(optimizers: Sequence[Optimizer]) -> list[list[Tensor]]:
+    """The parameters of each; those that several have are of the first, as gradients are made ready once."""
+    held = [_parameters(one) for one in optimizers]
+    if len(held) > 1:
+        seen = set[Tensor]()
+        for number, own in enumerate(held):
+            if not seen.isdisjoint(own):
+                held[number] = [parameter for parameter in own if parameter not in seen]
+            seen.update(own)
+    return held
 
 
 def _gradients(parameters: Iterable[Tensor]) -> list[Tensor]:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from stratrun.errors import ConfigError, MetricError
+from stratrun.evaluation.classes import check_shapes
 from stratrun.evaluation.metric import Metric
 from stratrun.registry import METRICS
 
@@ -72,8 +73,7 @@ class Accuracy(Metric):
         if (shape, wanted) != self._fitting:
             if self._is_first_only and not preds.is_floating_point() and shape == wanted:
                 return preds == target
-            if not self._fits(shape, wanted):
-                raise MetricError(self._misfit(preds, target))
+            check_shapes("Accuracy", preds, target, self.class_dim, labels=self._is_first_only)
             self._fitting = (shape, wanted)
         if self._is_first_only:
             return preds.argmax(self.class_dim) == target
@@ -86,24 +86,3 @@ class Accuracy(Metric):
         best = preds.topk(largest, self.class_dim).indices.movedim(self.class_dim, 0)
         met = (best == target).cumsum(0)
         return torch.stack([met[k - 1] > 0 for k in self.topk])
-
-    def _fits(self, preds: torch.Size, target: torch.Size) -> bool:
-        if len(preds) != len(target) + 1 or not -len(preds) <= self.class_dim < len(preds):
-            return False
-        dim = self.class_dim % len(preds)
-        return preds[:dim] + preds[dim + 1 :] == target
-
-    def _misfit(self, preds: Tensor, target: Tensor) -> str:
-        said = f"Accuracy cannot compare predictions {_shape(preds)} with targets {_shape(target)}"
-        if preds.shape == target.shape and self.topk == (1,):
-            return f"{said}: predictions of this shape must be classes; give (scores > threshold).long()"
-        if preds.shape[:-1] == target.shape:
-            return f"{said}: the classes seem to come last; pass class_dim=-1"
-        return (
-            f"{said}: with class_dim={self.class_dim} the predictions need the shape of the targets and one "
-            "dimension more, for the classes"
-        )
-
-
-def _shape(tensor: Tensor) -> str:
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

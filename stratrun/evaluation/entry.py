@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -15,6 +16,19 @@ from stratrun.state import BatchInfo
 M = TypeVar("M")
 Feed = Callable[[Any, Any], None]
 """Counts in one batch, given the batch and what the model returned for it."""
+
+
+@runtime_checkable
+class FileWriter(Protocol):
+    """A metric that has figures or tables, which become files beside its numbers."""
+
+    def write_files(self, folder: Path, stem: str) -> None:
+        """Called on one process, after `compute` or `compute_metrics`.
+
+        Args:
+            folder: Of this evaluation alone; it may have to be made.
+            stem: What the names of the files begin with, the metric's own.
+        """
 
 
 class Entry(ABC, Generic[M]):
@@ -66,6 +80,15 @@ class Entry(ABC, Generic[M]):
         named = result if isinstance(result, Mapping) else {self._lone_name(): result}
         before = f"{self._prefix}/" if self._prefix else ""
         return {f"{before}{name}": self._number(name, value) for name, value in named.items()}
+
+    def write_files(self, result: Any, folder: Path) -> None:
+        """Put figures and tables of a result beside its numbers."""
+        if isinstance(self.metric, FileWriter):
+            self.metric.write_files(folder, self._stem())
+
+    def _stem(self) -> str:
+        name = default_name(self.metric)
+        return f"{self._prefix.replace('/', '-')}-{name}" if self._prefix else name
 
     def _lone_name(self) -> str:
         return default_name(self.metric)

@@ -3,6 +3,7 @@
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from stratrun.errors import ConfigError, MetricError, StratrunError, nearest
 from stratrun.evaluation.base_metric import BaseMetric
 from stratrun.evaluation.combine import Order, Seen
 from stratrun.evaluation.entry import Entry, Feed
+from stratrun.evaluation.figures import require_plot
 from stratrun.evaluation.inputs import Key, Names
 from stratrun.evaluation.metric import Metric
 from stratrun.evaluation.own_entries import ResultsEntry, StateEntry
@@ -44,7 +46,7 @@ class Evaluator:
     Args:
         metrics: One or a list of: a metric object (`Metric`, `BaseMetric`, of torchmetrics a Metric or a
             MetricCollection), or a dict with `type`. The dict may also have `preds` and `target`, as
-            here but for this metric alone, and `prefix`.
+            here but for this metric alone, `prefix`, and for one of torchmetrics ``plot=True``.
         preds: What the predictions are called in what the model returns, or else in the batch; an
             index for a sequence. Needed only where they have no usual name.
         target: The same for the targets.
@@ -100,11 +102,12 @@ class Evaluator:
         seen.sizes.append(size)
         seen.positions.append(info.positions)
 
-    def evaluate(self, size: int | None = None) -> dict[str, float]:
+    def evaluate(self, size: int | None = None, *, folder: Path | None = None) -> dict[str, float]:
         """The values by name, over what all ranks processed since the last call; starts anew.
 
         Args:
             size: How many samples the data set has. To be counted more often than once is then an error.
+            folder: For the figures and tables of metrics that have some. The main process writes them.
 
         Raises:
             MetricError: nothing was processed, a value is no number, or two metrics give the same name.
@@ -112,7 +115,9 @@ class Evaluator:
         try:
             if self._settle is not None:
                 self._settle()
-            return self._alone(size) if self._ranks is None else self._together(self._ranks, size)
+            if self._ranks is None:
+                return self._alone(size, folder)
+            return self._together(self._ranks, size, folder)
         finally:
             self.reset()
 
@@ -123,18 +128,18 @@ class Evaluator:
         for entry in self._entries:
             entry.reset()
 
-    def _alone(self, size: int | None) -> dict[str, float]:
+    def _alone(self, size: int | None, folder: Path | None) -> dict[str, float]:
         _check_counted([self._seen], size)
-        return self._named([entry.alone() for entry in self._entries])
+        return self._named([entry.alone() for entry in self._entries], folder)
 
-    def _together(self, ranks: Exchange, size: int | None) -> dict[str, float]:
+    def _together(self, ranks: Exchange, size: int | None, folder: Path | None) -> dict[str, float]:
         reports = ranks.gather_to_main(self._report())
         values: dict[str, float] | None = None
         failure: Exception | None = None
         if reports is not None:
             # Whatever happens here, the other ranks wait to be told.
             try:
-                values = self._combined(reports, size)
+                values = self._combined(reports, size, folder)
             except Exception as error:
                 failure = error
         told = None if failure is None else _told(failure)
@@ -153,7 +158,10 @@ class Evaluator:
             return self._seen, [], _told(error)
 
     def _combined(
-        self, reports: Sequence[tuple[Seen, list[Any], str | None]], size: int | None
+        self,
+        reports: Sequence[tuple[Seen, list[Any], str | None]],
+        size: int | None,
+        folder: Path | None,
     ) -> dict[str, float]:
         failures = [f"rank {rank}: {told}" for rank, (_, _, told) in enumerate(reports) if told is not None]
         if failures:
@@ -162,9 +170,10 @@ class Evaluator:
         _check_counted(seen, size)
         order = Order(seen)
         gathered = [[states[i] for _, states, _ in reports] for i in range(len(self._entries))]
-        return self._named([e.combined(mine, order) for e, mine in zip(self._entries, gathered, strict=True)])
+        combined = [e.combined(mine, order) for e, mine in zip(self._entries, gathered, strict=True)]
+        return self._named(combined, folder)
 
-    def _named(self, results: Sequence[Any]) -> dict[str, float]:
+    def _named(self, results: Sequence[Any], folder: Path | None) -> dict[str, float]:
         values: dict[str, float] = {}
         owners: dict[str, str] = {}
         for entry, result in zip(self._entries, results, strict=True):
@@ -176,6 +185,9 @@ class Evaluator:
                         "MetricCollection({'one': ..., 'other': ...}))"
                     )
                 values[name], owners[name] = value, entry.name
+        if folder is not None:
+            for entry, result in zip(self._entries, results, strict=True):
+                entry.write_files(result, folder)
         return values
 
 
@@ -219,6 +231,8 @@ def _check_metric(spec: Any, where: str) -> None:
     if isinstance(spec, str | type | Mapping):
         taken = _without_ours(spec)[0] if isinstance(spec, Mapping) and spec.get("type") is not None else spec
         entry, _ = METRICS.check(taken, where=where)
+        if isinstance(spec, Mapping) and spec.get("plot"):
+            require_plot(where)
     # What a function returns is seen when it is called.
     if isinstance(entry, type) or entry is spec:
         kind = entry if isinstance(entry, type) else type(entry)
@@ -239,35 +253,35 @@ def _entries(metrics: Any, names: Names) -> list[Entry[Any]]:
 
 
 def _entry(spec: Any, names: Names) -> Entry[Any]:
-    prefix = None
+    own: dict[str, Any] = {}
     if isinstance(spec, Mapping) and spec.get("type") is not None:
-        spec, own, prefix = _without_ours(spec)
+        spec, own = _without_ours(spec)
         names = Names(own.get("preds", names.preds), own.get("target", names.target))
+    prefix = own.get("prefix")
     metric = METRICS.build(spec, where="evaluator")
     if isinstance(metric, Metric):
         return StateEntry(metric, names, prefix)
     if isinstance(metric, BaseMetric):
         return ResultsEntry(metric, names, prefix)
     if is_torchmetric(type(metric)):
-        return TorchmetricsEntry(metric, names, prefix)
+        return TorchmetricsEntry(metric, names, prefix, plot=own.get("plot", False))
     raise ConfigError(f"evaluator: {type(metric).__name__} {_NO_METRIC}")
 
 
-def _without_ours(spec: Mapping[str, Any]) -> tuple[Any, dict[str, Any], str | None]:
+def _without_ours(spec: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Take from a dict what the evaluator is told there, and leave what its class is told."""
     ours = {"preds", "target"} & set(spec)
-    if "prefix" in spec and "prefix" not in _parameters(spec["type"]):
-        ours.add("prefix")
+    if {"prefix", "plot"} & set(spec):
+        kind = METRICS.get(spec["type"]) if isinstance(spec["type"], str) else spec["type"]
+        if "prefix" in spec and "prefix" not in inspect.signature(kind).parameters:
+            ours.add("prefix")
+        if "plot" in spec and isinstance(kind, type) and is_torchmetric(kind):
+            ours.add("plot")
     if not ours:
-        return spec, {}, None
+        return spec, {}
     # A copy of its own kind: that of a config knows in which line each key stands.
     rest: Any = copy.copy(spec)
-    taken = {key: rest.pop(key) for key in ours}
-    return rest, taken, taken.get("prefix")
-
-
-def _parameters(kind: Any) -> Mapping[str, Any]:
-    return inspect.signature(METRICS.get(kind) if isinstance(kind, str) else kind).parameters
+    return rest, {key: rest.pop(key) for key in ours}
 
 
 def _check_counted(ranks: Sequence[Seen], size: int | None) -> None:

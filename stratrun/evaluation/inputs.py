@@ -95,6 +95,12 @@ def pick(wanted: Wanted, outputs: Any, batch: Any, names: Names, who: str) -> Pi
     return Picked(tuple(placed), tuple(named))
 
 
+def target_of(outputs: Any, batch: Any) -> Any:
+    """What metrics take for the targets, where they have a usual name or place; None where not."""
+    getter = _named(TARGET, outputs, batch) or _target_of(outputs, batch)
+    return None if getter is None else getter(outputs, batch)
+
+
 def look_up(value: Any, key: Key) -> Any:
     """`value[key]` or `value.key`, whichever fits what `value` is; MISSING when it has neither."""
     if isinstance(value, Mapping):

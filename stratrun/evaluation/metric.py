@@ -21,6 +21,8 @@ class Metric(ABC):
     declared starts anew with every evaluation and is combined over ranks; what is not declared is
     seen by this process alone, so `update` must not count in it.
 
+    One that has more to show than numbers has a method ``write_files(folder, stem)`` too, see `FileWriter`.
+
     `update` runs for every batch: tensors stay tensors there, since reading one (``.item()``,
     ``float(...)``, ``if tensor:``) makes the host wait for the device.
     """

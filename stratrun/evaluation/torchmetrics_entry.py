@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from stratrun.evaluation.audit import Audit
 from stratrun.evaluation.combine import Order, merge, on_cpu, on_device, stack
 from stratrun.evaluation.compute_groups import settle_groups
 from stratrun.evaluation.entry import Entry, Feed
+from stratrun.evaluation.figures import save_plot
 from stratrun.evaluation.inputs import Names, Wanted, wanted_by
 from stratrun.state import BatchInfo
 
@@ -48,8 +50,9 @@ class TorchmetricsEntry(Entry[Any]):
     what counting each sample once leads to.
     """
 
-    def __init__(self, metric: Any, names: Names, prefix: str | None = None) -> None:
+    def __init__(self, metric: Any, names: Names, prefix: str | None = None, *, plot: bool = False) -> None:
         super().__init__(metric, names, prefix)
+        self._plot = plot
         self._device: torch.device | None = None
         self._audit = Audit()
 
@@ -103,6 +106,16 @@ class TorchmetricsEntry(Entry[Any]):
     def reset(self) -> None:
         self._audit = Audit()
         self.metric.reset()
+
+    def values(self, result: Any) -> dict[str, float]:
+        """Without what is drawn as a figure and is no number."""
+        if not self._plot or (isinstance(result, Tensor) and result.numel() == 1):
+            return super().values(result)
+        return {}
+
+    def write_files(self, result: Any, folder: Path) -> None:
+        if self._plot:
+            save_plot(self.metric, result, folder / self._stem())
 
     def _lone_name(self) -> str:
         return self.name

@@ -171,7 +171,7 @@ class CheckpointHook(Hook):
 
     def _is_left_to_the_end(self, runner: RunContext) -> bool:
         """Whether a save asked for now is the one at the end, of the same iteration."""
-        if "end" not in self.save_on or not _is_last(runner):
+        if "end" not in self.save_on or not is_last(runner):
             return False
         epoch_ends_next = runner.max_epochs is not None and runner.epoch < runner.max_epochs
         # A validation may fail, and is not waited for without a metric of it to watch.
@@ -181,7 +181,7 @@ class CheckpointHook(Hook):
         stopped = runner.state.should_stop
         if stopped and (runner.state.urgent or "stop" in self.save_on):
             return True
-        return "end" in self.save_on and (not stopped or _is_last(runner))
+        return "end" in self.save_on and (not stopped or is_last(runner))
 
     def _save(self, runner: RunContext) -> None:
         # Before saving, as this is part of what is saved.
@@ -199,7 +199,7 @@ class CheckpointHook(Hook):
             runner.rescue.note()
 
 
-def _is_last(runner: RunContext) -> bool:
+def is_last(runner: RunContext) -> bool:
     """Whether no further iteration will be made, as far as that is known."""
     if runner.max_epochs is not None and runner.epoch >= runner.max_epochs:
         return True

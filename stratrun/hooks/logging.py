@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from stratrun.errors import ConfigError
 from stratrun.hooks.base import Hook
+from stratrun.optim.driven import value_of
 from stratrun.registry import HOOKS
 
 if TYPE_CHECKING:
@@ -134,8 +135,8 @@ class LoggerHook(Hook):
         self._next_beat = perf_counter() + _BEAT_SECONDS
 
 
-def learning_rates(optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
-    """Learning rate of each parameter group.
+def learning_rates(optimizers: Mapping[str, Optimizer], param: str = "lr") -> dict[str, Any]:
+    """Learning rate, or another value, of each parameter group.
 
     ``lr`` where there is one; else ``lr/`` and the names of optimizer and group as far as they
     tell groups apart. A group's name is its key `name`, or its number.
@@ -145,5 +146,5 @@ def learning_rates(optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
         several = len(optimizer.param_groups) > 1
         for number, group in enumerate(optimizer.param_groups):
             part = str(group.get("name", number)) if several else ""
-            groups[name if len(optimizers) > 1 else "", part] = group["lr"]
-    return {"/".join(["lr", *filter(None, names)]): lr for names, lr in groups.items()}
+            groups[name if len(optimizers) > 1 else "", part] = value_of(group, param)
+    return {"/".join([param, *filter(None, names)]): value for names, value in groups.items()}

@@ -102,13 +102,21 @@ def _rule(name: str, rule: str) -> str:
     return _RULES[rule]
 
 
-def _inferred(name: str) -> str:
+def inferred(name: str) -> str | None:
+    """Whether ``"greater"`` or ``"less"`` of a metric is better, by its name; None if that does not tell."""
     # Numbers belong to no word: f1, r2, top5.
     words = re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower())
     greater, less = any(map(_GREATER.fullmatch, words)), any(map(_LESS.fullmatch, words))
     if greater == less:
+        return None
+    return "greater" if greater else "less"
+
+
+def _inferred(name: str) -> str:
+    found = inferred(name)
+    if found is None:
         raise ConfigError(
             f"save_best={name!r}: the name does not tell whether more or less of it is better; "
             f"write save_best={ {name: 'greater'}!r} or {'less'!r}"
         )
-    return "greater" if greater else "less"
+    return found

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @HOOKS.register_module()
 class ParamSchedulerHook(Hook):
-    """Moves the learning rate schedules: after each update, each epoch, or each validation.
+    """Moves the schedules: after each update, each epoch, or each validation.
 
     A schedule by iteration counts updates, so neither accumulation nor a dropped update makes it
     run ahead of the optimizer.
@@ -19,17 +19,18 @@ class ParamSchedulerHook(Hook):
 
     # Before logging and saving, which show and keep the state that the next step starts from.
     priority = 60
-    goes_on = ("epoch",)
 
     def __init__(self) -> None:
         self._step = 0
         self._epoch = 0
 
     def before_train(self, runner: RunContext) -> None:
-        # A hook with a lower priority may have saved before the schedules moved.
-        self.after_train_iter(runner)
-        if self._epoch < runner.epoch:
-            self.after_train_epoch(runner)
+        # A hook with a lower priority may have saved before they moved, or the counts been loaded alone.
+        for schedule in runner.schedules:
+            done = runner.epoch if schedule.by_epoch else runner.step
+            while schedule.monitor is None and schedule.position < done:
+                schedule.step()
+        self._step, self._epoch = runner.step, runner.epoch
 
     def after_train_iter(self, runner: RunContext) -> None:
         # Not more than one behind, but an update at the end of the data comes after this point.
@@ -38,13 +39,15 @@ class ParamSchedulerHook(Hook):
             for schedule in runner.schedules:
                 if not schedule.by_epoch and schedule.monitor is None:
                     schedule.step()
+        # Within an epoch behind only where schedules, with weights, were put back to those of an earlier one.
+        while self._epoch < runner.epoch:
+            self._epoch += 1
+            for schedule in runner.schedules:
+                if schedule.by_epoch and schedule.monitor is None:
+                    schedule.step()
 
     def after_train_epoch(self, runner: RunContext) -> None:
         self.after_train_iter(runner)
-        self._epoch = runner.epoch
-        for schedule in runner.schedules:
-            if schedule.by_epoch and schedule.monitor is None:
-                schedule.step()
 
     def after_val_epoch(self, runner: RunContext) -> None:
         for schedule in runner.schedules:

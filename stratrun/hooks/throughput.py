@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from stratrun.errors import ConfigError
 from stratrun.hooks.base import Hook
+from stratrun.hooks.flops import FlopCounting
 from stratrun.registry import HOOKS
 
 if TYPE_CHECKING:
@@ -54,8 +53,7 @@ class ThroughputHook(Hook):
         self.flops: float | None = None if isinstance(flops, bool) else float(flops)
         """Operations of one sample, once they are known."""
         self._counts = flops is True
-        self._counting: ExitStack | None = None
-        self._counter: Any = None
+        self._counting = FlopCounting()
         self._tokens: Any = 0
         if tokens is not None:
             self._tokens_of = tokens if callable(tokens) else _elements(tokens)
@@ -71,10 +69,10 @@ class ThroughputHook(Hook):
 
     def before_train_iter(self) -> None:
         if self._counts:
-            self._begin_counting()
+            self._counting.begin()
 
     def after_train_iter(self, runner: RunContext, data_batch: Any) -> None:
-        if self._counting is not None:
+        if self._counting.under_way:
             self._end_counting(runner)
         elif self.counts_tokens:
             self._tokens = self._tokens + self._tokens_of(data_batch)
@@ -97,7 +95,7 @@ class ThroughputHook(Hook):
         self._restart(runner)
 
     def on_exception(self) -> None:
-        self._leave()
+        self._counting.leave()
 
     def on_break_off(self) -> None:
         self.after_val()
@@ -133,32 +131,14 @@ class ThroughputHook(Hook):
                 rates["mfu"] = done / self._peak
         return rates
 
-    def _begin_counting(self) -> None:
-        from torch.utils.flop_counter import FlopCounterMode
-
-        with ExitStack() as entered:
-            if "torch._dynamo" in sys.modules:
-                from torch.compiler import set_stance
-
-                # The counter sees single operations, and must not be compiled in.
-                entered.enter_context(set_stance("force_eager"))
-            self._counter = entered.enter_context(FlopCounterMode(display=False))
-            self._counting = entered.pop_all()
-
     def _end_counting(self, runner: RunContext) -> None:
-        counted = self._counter.get_total_flops()
-        self._leave()
+        counted, _ = self._counting.end()
         size = runner.engine.batch.size
         # An empty batch, which only keeps the processes in step, says nothing: the next one is counted.
         if size != 0:
             self.flops, self._counts = counted / (size or 1), False
         # A counted iteration is slow, and tells nothing of the others.
         self._restart(runner)
-
-    def _leave(self) -> None:
-        counting, self._counting, self._counter = self._counting, None, None
-        if counting is not None:
-            counting.close()
 
 
 def _elements(key: str | int) -> Callable[[Any], int]:

@@ -13,10 +13,15 @@ class Logger(ABC):
     A logger decides how a record looks there. It does not decide what is logged or when, and it
     knows of no ranks: it lives on the main one only. Constructors touch no disk and import no
     third package; `open` does. A closed logger that is given a record goes on where it stopped.
+    It may have more methods, for images, text, files and the run itself: see `stratrun.loggers.abilities`.
     """
 
     shows_progress: ClassVar[bool] = False
     """Whether `log` also wants records of kind ``progress``, some each second."""
+
+    in_background: ClassVar[bool] = False
+    """Whether it waits for others, such as a server, and so has to be called beside the run. It is put into a
+    `BackgroundLogger` then, to which its attribute `queue`, if it has one, gives arguments."""
 
     def open(self, folder: Path) -> None:
         """Make ready. Called once, before anything else; files belong into `folder`, which exists."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from stratrun.loggers.base import Logger
-from stratrun.loggers.record import PROGRESS, Record
+from stratrun.loggers.record import PARAMETERS, PROGRESS, Record
 from stratrun.loggers.text import Place, is_epoch_mean, plain_line
 from stratrun.registry import LOGGERS
 
@@ -46,6 +46,8 @@ class ConsoleLogger(Logger):
     def log(self, record: Record) -> None:
         if record.kind == PROGRESS:
             self._progress(record)
+        elif record.kind == PARAMETERS:
+            return
         elif self._line is not None:
             self._line.show(record)
         elif record.kind != "train" or is_epoch_mean(record):

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from stratrun.loggers.record import PROGRESS, Record
-from stratrun.loggers.text import Place, in_order, is_epoch_mean, shown
+from stratrun.loggers.text import Place, for_people, in_order, is_epoch_mean, shown
 
 _DRAW_SECONDS = 0.1
 _BAR = 20
@@ -145,7 +145,7 @@ def _stages(record: Record) -> list[tuple[str, float]]:
 
 
 def _details(values: dict[str, float]) -> Text:
-    text = Text()
+    text, values = Text(), for_people(values)
     for name in in_order(values):
         text.append(f"{name} ", style="dim").append(f"{_with_unit(name, values[name])}  ")
     return text

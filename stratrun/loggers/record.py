@@ -15,6 +15,10 @@ PROGRESS = "progress"
 """Kind of the records that only move a progress display: no logger writes them down."""
 
 
+PARAMETERS = "parameters"
+"""Kind of the records with a value or more for each parameter, which are for files, not for a terminal."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """Values of one moment. Counters are those of finished work."""

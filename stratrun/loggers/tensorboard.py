@@ -1,10 +1,14 @@
 import time
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stratrun.loggers.base import Logger
 from stratrun.loggers.record import Record
 from stratrun.registry import LOGGERS
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 @LOGGERS.register_module("tensorboard")
@@ -38,11 +42,23 @@ class TensorBoardLogger(Logger):
         self._write(Summary(value=values), record.iter, record.time)
 
     def log_config(self, text: str) -> None:
-        from tensorboardX.summary import text as text_summary
+        self._write_text("config", text, 0)
 
-        # Indented by four, Markdown shows it as it is.
-        shown = "\n".join(f"    {line}" for line in text.splitlines())
-        self._write(text_summary("config", shown), 0, time.time())
+    def log_image(self, name: str, image: "Image", step: int) -> None:
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        encoded = BytesIO()
+        image.save(encoded, format="png")
+        shown = Summary.Image(
+            width=image.width,
+            height=image.height,
+            colorspace=len(image.getbands()),
+            encoded_image_string=encoded.getvalue(),
+        )
+        self._write(Summary(value=[Summary.Value(tag=name, image=shown)]), step, time.time())
+
+    def log_text(self, name: str, text: str, step: int) -> None:
+        self._write_text(name, text, step)
 
     def flush(self) -> None:
         self._flushed = time.monotonic()
@@ -53,6 +69,13 @@ class TensorBoardLogger(Logger):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def _write_text(self, tag: str, text: str, step: int) -> None:
+        from tensorboardX.summary import text as text_summary
+
+        # Indented by four, Markdown shows it as it is.
+        shown = "\n".join(f"    {line}" for line in text.splitlines())
+        self._write(text_summary(tag, shown), step, time.time())
 
     def _write(self, summary: Any, step: int, seconds: float) -> None:
         from tensorboardX.proto.event_pb2 import Event

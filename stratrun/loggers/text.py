@@ -2,12 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from stratrun.loggers.record import Record
 
 _FIRST = ("lr", "loss")
 _LAST = ("time", "data_time", "data_share", "eta", "memory")
+_RATES = 4
+"""Learning rates of so many groups are shown each."""
 _BREAKS = re.compile(r"[\s=\x00-\x1f\x7f]+")
 
 
@@ -49,6 +51,15 @@ def in_order(names: Iterable[str]) -> list[str]:
         return _LAST.index(name) + 1 if name in _LAST else 0
 
     return sorted(names, key=place)
+
+
+def for_people(values: Mapping[str, float]) -> dict[str, float]:
+    """The same, with the least and the greatest alone of many learning rates, which files have by name."""
+    rates = [value for name, value in values.items() if name.startswith("lr/")]
+    if len(rates) <= _RATES:
+        return dict(values)
+    others = {name: value for name, value in values.items() if not name.startswith("lr/")}
+    return {"lr/min": min(rates), "lr/max": max(rates), **others}
 
 
 def shown(name: str, value: float) -> str:
@@ -93,6 +104,7 @@ class Place:
 def plain_line(record: Record, place: Place, clock: str) -> str:
     """A record as ``key=value`` words, to be read by people and by `line.split()`."""
     words = {"at": clock, "kind": record.kind, "epoch": place.epoch(record), "iter": place.iter(record)}
-    words.update({name: shown(name, record.values[name]) for name in in_order(record.values)})
+    values = for_people(record.values)
+    words.update({name: shown(name, values[name]) for name in in_order(values)})
     # Names are the user's own, and must not break the line into other words.
     return " ".join(f"{_BREAKS.sub('_', key)}={word}" for key, word in words.items() if word)

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from stratrun.optim import Extent
+
 if TYPE_CHECKING:
     from stratrun.context import RunContext
 
@@ -36,6 +38,10 @@ class BaseLoop(ABC):
     def check(cls, options: Mapping[str, Any]) -> None:
         """Raise ConfigError for options whose values will not do. Called before anything is built."""
         return None
+
+    def extent(self) -> Extent:
+        """How long a training by this loop is, for schedules; as far as it knows beforehand."""
+        return Extent()
 
     @abstractmethod
     def run(self) -> Any: ...

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -64,8 +65,15 @@ class EvaluationLoop(BaseLoop):
         if control.meet(broke_off=left):
             self.evaluator.reset()
             return None
-        results: dict[str, float] = self.evaluator.evaluate()
+        results: dict[str, float] = self.evaluator.evaluate(folder=self._folder(name))
         return results
+
+    def _folder(self, name: str) -> Path | None:
+        """For figures and tables of one data set at this iteration; None where nothing is logged."""
+        root = self.runner.log_folder
+        if root is None:
+            return None
+        return Path(root, "evaluation", f"{self.job}-{self.runner.iter:08d}", name)
 
     def _run_batches(self, feed: Any) -> bool:
         """Returns whether the pass was left before its end."""

@@ -4,11 +4,22 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stratrun.loops.base import BaseLoop
-from stratrun.loops.schedule import ValSchedule, positive, seconds_of, window
+from stratrun.loops.schedule import (
+    Accumulation,
+    ValSchedule,
+    changing_epochs,
+    changing_iters,
+    positive,
+    seconds_of,
+    window,
+)
+from stratrun.optim import Extent
 from stratrun.registry import LOOPS
 
 if TYPE_CHECKING:
     from stratrun.context import RunContext
+
+Accumulate = int | Sequence[tuple[int, int]] | Mapping[int, int]
 
 
 class TrainLoop(BaseLoop):
@@ -18,8 +29,9 @@ class TrainLoop(BaseLoop):
     mapping of values to log.
 
     Args:
-        accumulate: Batches whose gradients make one update. The last window of an epoch may be
-            shorter, and is averaged over the batches that it has.
+        accumulate: Batches whose gradients make one update, or pairs of (epoch or iteration, how many from
+            there on). The last window of an epoch, and the last before such a change, may be shorter, and
+            is averaged over the batches that it has.
         val_begin: First epoch (or iteration) after which to validate.
         val_interval: Epochs (or iterations) between validations; one is always made at the end.
         dynamic_intervals: Pairs of (epoch or iteration, `val_interval` from there on).
@@ -30,22 +42,23 @@ class TrainLoop(BaseLoop):
     unit = "epoch"
     max_epochs: int | None = None
     max_iters: int | None = None
+    closes_epoch = False
+    """Whether the epoch that training ends in is taken for a whole one."""
 
     def __init__(
         self,
         runner: RunContext,
         dataloader: Any,
         *,
-        accumulate: int = 1,
+        accumulate: Accumulate = 1,
         val_begin: int = 1,
         val_interval: int = 1,
         dynamic_intervals: Sequence[tuple[int, int]] | None = None,
         val_minutes: float | None = None,
     ) -> None:
-        positive("accumulate", accumulate)
+        self.accumulation = Accumulation(accumulate, self.unit)
         self._pause = seconds_of("val_minutes", val_minutes)
         self._validated_at = 0.0
-        self.accumulate = accumulate
         self.val_schedule = ValSchedule(val_begin, val_interval, dynamic_intervals, self.unit)
         self.runner = runner
         self.dataloader = runner.build_dataloader(dataloader, train=True)
@@ -53,9 +66,10 @@ class TrainLoop(BaseLoop):
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
-        for name in ("max_epochs", "max_iters", "accumulate"):
+        for name in ("max_epochs", "max_iters"):
             if name in options:
                 positive(name, options[name])
+        Accumulation(options.get("accumulate", 1), cls.unit)
         begin, interval = options.get("val_begin", 1), options.get("val_interval", 1)
         ValSchedule(begin, interval, options.get("dynamic_intervals"), cls.unit)
         seconds_of("val_minutes", options.get("val_minutes"))
@@ -74,7 +88,9 @@ class TrainLoop(BaseLoop):
                 self._look_at_the_clock(self._pause)
             runner.call_hooks("after_train_iter", batch_idx=idx, data_batch=data_batch, outputs=outputs)
             if self.iter_done():
-                return
+                if not self.closes_epoch or self.runner.state.stopping:
+                    return
+                break
         runner.engine.close_window()
         runner.state.epoch += 1
         feed.set_epoch(runner.epoch)
@@ -82,10 +98,19 @@ class TrainLoop(BaseLoop):
         runner.control.meet()
 
     def run_iter(self, idx: int, data_batch: Any) -> Any:
-        if self.accumulate == 1:
+        if self.accumulation.most == 1:
             return self.runner.engine.train_step(data_batch)
-        size, last = window(idx, self.accumulate, self.end_of_data(idx))
+        size, last = self.window(idx)
         return self.runner.engine.train_step(data_batch, update=last, divisor=size)
+
+    @property
+    def accumulate(self) -> int:
+        """Batches of an update at present."""
+        return self.accumulation.at(self.runner.epoch)
+
+    def window(self, idx: int) -> tuple[int, bool]:
+        """How many batches the window of this one has, and whether this is its last."""
+        return window(idx, self.accumulate, self.end_of_data(idx))
 
     def iter_done(self) -> bool:
         """What comes after each iteration. Returns whether the epoch is to be left."""
@@ -148,7 +173,7 @@ class EpochBasedTrainLoop(TrainLoop):
         dataloader: Any,
         *,
         max_epochs: int,
-        accumulate: int = 1,
+        accumulate: Accumulate = 1,
         val_begin: int = 1,
         val_interval: int = 1,
         dynamic_intervals: Sequence[tuple[int, int]] | None = None,
@@ -182,6 +207,13 @@ class EpochBasedTrainLoop(TrainLoop):
             self.validate_if_due(runner.epoch, last=runner.epoch == max_epochs)
         self._end()
 
+    def extent(self) -> Extent:
+        assert self.max_epochs is not None
+        number, length = self.accumulation.plain, self.dataloader.epoch_length
+        if isinstance(number, int):
+            return Extent.of_epochs(self.max_epochs, length, number)
+        return changing_epochs(self.accumulation, self.max_epochs, length)
+
     def _count_iters(self) -> None:
         """How many iterations it will be: those done, be it in batches of another size, and those left."""
         feed, (done, epoch) = self.dataloader, (self.runner.iter, self.runner.epoch)
@@ -209,7 +241,7 @@ class IterBasedTrainLoop(TrainLoop):
         dataloader: Any,
         *,
         max_iters: int,
-        accumulate: int = 1,
+        accumulate: Accumulate = 1,
         val_begin: int = 1,
         val_interval: int = 1000,
         dynamic_intervals: Sequence[tuple[int, int]] | None = None,
@@ -241,14 +273,34 @@ class IterBasedTrainLoop(TrainLoop):
         self.validate_if_due(self.runner.iter, last=self.runner.iter == self.max_iters)
         return self._over()
 
+    @property
+    def accumulate(self) -> int:
+        return self.accumulation.at(self.runner.iter)
+
+    def window(self, idx: int) -> tuple[int, bool]:
+        # Windows are counted anew from where the number of their batches changes, and from the first batch
+        # of each pass over the data.
+        begin = self.accumulation.since(self.runner.iter) - (self.runner.iter - idx)
+        return window(idx, self.accumulate, self.end_of_data(idx), max(begin, 0))
+
     def end_of_data(self, idx: int) -> int | None:
         assert self.max_iters is not None
-        # The last window ends with the training, when that comes before the end of the data.
-        left = idx + self.max_iters - self.runner.iter
+        # The last window ends with the training, or before a change of `accumulate`, when that comes before
+        # the end of the data.
+        change = self.accumulation.until(self.runner.iter)
+        end = self.max_iters if change is None else min(self.max_iters, change)
+        left = idx + end - self.runner.iter
         length = super().end_of_data(idx)
         if length is None:
             return left if left <= idx + self.accumulate else None
         return min(length, left)
+
+    def extent(self) -> Extent:
+        assert self.max_iters is not None
+        number, length = self.accumulation.plain, self.dataloader.epoch_length
+        if isinstance(number, int):
+            return Extent.of_iters(self.max_iters, length, number)
+        return changing_iters(self.accumulation, self.max_iters, length)
 
     def _over(self) -> bool:
         assert self.max_iters is not None

@@ -1,3 +1,4 @@
-from stratrun.optim.scheduler import Schedule
+from stratrun.optim.extent import Extent
+from stratrun.optim.schedule import Schedule
 
-__all__ = ["Schedule"]
+__all__ = ["Extent", "Schedule"]

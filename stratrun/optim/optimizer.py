@@ -7,7 +7,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from stratrun.errors import ConfigError, nearest
-from stratrun.optim import fused
+from stratrun.optim import fused, groups
+from stratrun.optim.paramwise import Paramwise
+from stratrun.optim.scaling import Scaling, UpdateSize
 from stratrun.registry import OPTIMIZERS
 from stratrun.registry.arguments import at
 from stratrun.registry.spec import edited
@@ -16,6 +18,8 @@ Factory = Callable[[list[nn.Parameter]], Optimizer]
 
 DEFAULT = "optimizer"
 """Name of the only optimizer, where the user named none."""
+_OURS = ("params", "paramwise", "scale_lr")
+_UNKNOWN = UpdateSize()
 
 
 def is_several(spec: Any) -> bool:
@@ -30,20 +34,28 @@ def specs(spec: Any) -> dict[str, Any]:
     return dict(spec) if is_several(spec) else {DEFAULT: spec}
 
 
-def check(spec: Any) -> None:
+def check(spec: Any, update: UpdateSize = _UNKNOWN) -> None:
     """Refuse what could not be built, building nothing.
 
+    Args:
+        update: What learning rates may be scaled by.
+
     Raises:
-        ConfigError: an unknown optimizer, an argument that it does not take, or several of them
-            without `params` that say which part of the model is whose.
+        ConfigError: an unknown optimizer, an argument that it does not take, rules for parameters that make
+            no sense, or several optimizers without `params` that say which part of the model is whose.
     """
     several = is_several(spec)
     for name, one in specs(spec).items():
         where = f"optimizer.{name}" if several else "optimizer"
         if isinstance(one, Mapping):
             _refuse_unnamed(one, several, where)
-            OPTIMIZERS.check(edited(one, drop=["params"]), where=where, given=("params",))
+            _refuse_foreign_keys(one, where)
+            entry, _ = OPTIMIZERS.check(edited(one, drop=_OURS), where=where, given=("params",))
             _refuse_text(one, where)
+            if one.get("paramwise") is not None:
+                Paramwise.parse(one["paramwise"], entry, where)
+            if one.get("scale_lr") is not None:
+                Scaling.parse(one["scale_lr"], where).refuse_unknown(update, where)
         elif isinstance(one, str | type):
             OPTIMIZERS.check(one, where=where, given=("params",))
         elif not isinstance(one, Optimizer) and not callable(one):
@@ -54,11 +66,14 @@ def check(spec: Any) -> None:
             )
 
 
-def build(spec: Any, module: nn.Module) -> dict[str, Optimizer]:
+def build(spec: Any, module: nn.Module, update: UpdateSize = _UNKNOWN) -> dict[str, Optimizer]:
     """The optimizers of a spec over the parameters of `module` that require gradients.
 
+    Args:
+        update: What learning rates are scaled by, where the spec says so.
+
     Raises:
-        ConfigError: `params` names no part of the model, the model has nothing to train, or a
+        ConfigError: `params` or a rule names no part of the model, the model has nothing to train, or a
             ready optimizer holds parameters that are not the model's.
     """
     several = is_several(spec)
@@ -74,27 +89,64 @@ def build(spec: Any, module: nn.Module) -> dict[str, Optimizer]:
         if isinstance(one, Mapping | str | type):
             built[name] = _of_class(one, parameters, module, where)
         else:
-            built[name] = _made(one, parameters, where)
+            built[name] = _made(one, list(parameters.values()), where)
+        scaling = _scaling(one, where)
+        if scaling is not None:
+            scaling.refuse_unknown(update, where)
+            scaling.apply(built[name], update, where)
     return built
 
 
+def scaled_for(spec: Any, update: UpdateSize) -> dict[str, int | None]:
+    """How many samples an update has, for each optimizer whose learning rates were scaled by that."""
+    found = {name: _scaling(one, name) for name, one in ({} if spec is None else specs(spec)).items()}
+    return {name: one.samples(update) for name, one in found.items() if one is not None}
+
+
+def told(optimizers: Mapping[str, Optimizer], spec: Any, update: UpdateSize = _UNKNOWN) -> list[str]:
+    """How updates are made, where not as torch would by itself, and of which groups."""
+    lines = fused.told(optimizers, DEFAULT)
+    for name, one in optimizers.items():
+        where = DEFAULT if name == DEFAULT else f"optimizer.{name}"
+        scaling = _scaling(specs(spec).get(name), where)
+        lines += [] if scaling is None else [scaling.told(update, where)]
+        lines += groups.told(where, one)
+    return lines + groups.told_shared(optimizers)
+
+
 def _of_class(
-    spec: Mapping[str, Any] | str | type, parameters: list[nn.Parameter], module: nn.Module, where: str
+    spec: Mapping[str, Any] | str | type,
+    parameters: dict[str, nn.Parameter],
+    module: nn.Module,
+    where: str,
 ) -> Optimizer:
+    paramwise = None
     if isinstance(spec, Mapping):
-        spec = edited(spec, drop=["params"])
+        paramwise, spec = spec.get("paramwise"), edited(spec, drop=_OURS)
     entry, options = OPTIMIZERS.check(spec, where=where, given=("params",))
-    if fused.pays(entry, options, parameters, module):
+    cut = None
+    if paramwise is not None:
+        cut = groups.Cut(Paramwise.parse(paramwise, entry, where), module, parameters, where)
+    held = list(parameters.values())
+    ways = [options] if cut is None else [{**options, **group.options} for group in cut.groups]
+    if all(fused.pays(entry, one, held, module) for one in ways):
         spec = edited(spec if isinstance(spec, Mapping) else {"type": entry}, put={"fused": True})
-    built: Optimizer = OPTIMIZERS.build(spec, where=where, params=parameters)
+    built: Optimizer = OPTIMIZERS.build(spec, where=where, params=held if cut is None else cut.given())
+    if cut is not None:
+        cut.finish(built, where)
+        for group in cut.groups:
+            if group.options and entry.__module__.startswith("torch.optim"):
+                # Torch looks at values for all groups alone, never at those of one.
+                own = edited(spec if isinstance(spec, Mapping) else {"type": entry}, put=dict(group.options))
+                OPTIMIZERS.build(own, where=f"{where}.paramwise ({group.name})", params=list(group.params))
     fused.keep_momentum_whole(built)
     fused.lay_out_gradients(built)
     return built
 
 
-def told(optimizers: Mapping[str, Optimizer]) -> list[str]:
-    """How updates are made, where not as torch would by itself."""
-    return fused.told(optimizers, DEFAULT)
+def _scaling(spec: Any, where: str) -> Scaling | None:
+    given = spec.get("scale_lr") if isinstance(spec, Mapping) else None
+    return None if given is None else Scaling.parse(given, where)
 
 
 def _made(factory: Factory, parameters: list[nn.Parameter], where: str) -> Optimizer:
@@ -114,7 +166,7 @@ def _made(factory: Factory, parameters: list[nn.Parameter], where: str) -> Optim
 def _refuse_text(spec: Mapping[str, Any], where: str) -> None:
     """Numbers in quotes, which torch would compare with numbers."""
     for key, value in spec.items():
-        if isinstance(value, str) and key not in ("type", "params"):
+        if isinstance(value, str) and key not in ("type", *_OURS):
             try:
                 float(value)
             except ValueError:
@@ -130,11 +182,27 @@ def _is_one(spec: Any) -> bool:
 
 
 def _refuse_unnamed(spec: Mapping[str, Any], several: bool, where: str) -> None:
+    part = spec.get("params")
+    names = part if isinstance(part, list | tuple) else [part]
+    if not names or not all(isinstance(one, str) for one in names if part is not None):
+        raise ConfigError(
+            f"{where}: params={part!r} must be the name of a submodule or a parameter, or a list of names"
+            f"{at(getattr(spec, 'places', {}), 'params')}"
+        )
     if several and "params" not in spec:
         raise ConfigError(
             f"{where} does not say which parameters it updates; with several optimizers add "
             "params='name_of_a_submodule' to each"
         )
+
+
+def _refuse_foreign_keys(spec: Mapping[str, Any], where: str) -> None:
+    """Words of other frameworks, whose near misses here would mislead."""
+    for key, here in {"paramwise_cfg": "paramwise=dict(...)", "auto_scale_lr": "scale_lr=dict(...)"}.items():
+        if key in spec:
+            raise ConfigError(
+                f"{where}: {key} is not known here; use {here}{at(getattr(spec, 'places', {}), key)}"
+            )
 
 
 def _refuse_foreign(optimizer: Optimizer, module: nn.Module, where: str) -> None:
@@ -148,8 +216,8 @@ def _refuse_foreign(optimizer: Optimizer, module: nn.Module, where: str) -> None
         )
 
 
-def _select(module: nn.Module, part: str | list[str] | None, where: str) -> list[nn.Parameter]:
-    """The parameters of all the module, or of the named submodules."""
+def _select(module: nn.Module, part: str | list[str] | None, where: str) -> dict[str, nn.Parameter]:
+    """The parameters of all the module, or of the named submodules, by name."""
     named = dict(module.named_parameters())
     prefixes = [""] if part is None else [part] if isinstance(part, str) else list(part)
     chosen: dict[str, nn.Parameter] = {}
@@ -162,10 +230,9 @@ def _select(module: nn.Module, part: str | list[str] | None, where: str) -> list
             )
         chosen.update(found)
     # Frozen ones too, as in a plain loop: without a gradient they stay as they are, and may be thawed later.
-    parameters = list(chosen.values())
-    if not any(p.requires_grad for p in parameters):
+    if not any(p.requires_grad for p in chosen.values()):
         raise ConfigError(
             f"{where}: none of the model's {len(chosen)} parameters requires a gradient, so there is nothing "
             "to train; unfreeze some with requires_grad_(True)"
         )
-    return parameters
+    return chosen

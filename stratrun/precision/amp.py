@@ -106,9 +106,12 @@ class FP16MixedPrecision(Precision):
         self._checked = False
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        # A new one, as the old one may be in the middle of an update that was broken off.
+        scaler = _Scaler(self.device_type, **self._options)
         # A run that had no scale before begins with the first one.
         if state:
-            self._scaler.load_state_dict(state)
+            scaler.load_state_dict(state)
+            self._scaler, self._checked = scaler, False
 
 
 class _Scaler(torch.amp.GradScaler):

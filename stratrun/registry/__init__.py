@@ -17,6 +17,7 @@ from stratrun.registry.kinds import (
     SAMPLERS,
     STORAGES,
     STRATEGIES,
+    TRANSFORMS,
 )
 from stratrun.registry.registry import Registry
 
@@ -37,5 +38,6 @@ __all__ = [
     "SAMPLERS",
     "STORAGES",
     "STRATEGIES",
+    "TRANSFORMS",
     "Registry",
 ]

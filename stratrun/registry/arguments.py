@@ -6,6 +6,9 @@ from typing import Any
 
 from stratrun.errors import ConfigError, nearest
 
+_NUMBERS = frozenset(("bool", "int", "float"))
+_ANSWERS = frozenset(("true", "false", "yes", "no", "on", "off"))
+
 
 class Arguments:
     """What a class takes, held against what it is about to get."""
@@ -34,6 +37,23 @@ class Arguments:
                 hint = f"use {foreign[key]}" if key in foreign else nearest(str(key), own)
                 mend = "" if hint.startswith(("did you mean", "use ")) else self._leftover(key)
                 raise ConfigError(f"{self._title} takes no argument {key!r}; {hint}{mend}{place}")
+
+    def refuse_text(self, options: Mapping[str, Any]) -> None:
+        """Refuse numbers and answers in quotes: "no" would be taken for yes."""
+        for key, value in options.items():
+            kinds = _kinds(self._named[key].annotation) if key in self._named else frozenset()
+            if not isinstance(value, str) or not kinds or not kinds <= _NUMBERS:
+                continue
+            if "bool" in kinds and value.lower() in _ANSWERS:
+                raise ConfigError(
+                    f"{self._title}: {key}={value!r} is a string; write true or false, in Python True or "
+                    f"False{at(self._places, key)}"
+                )
+            if kinds != {"bool"} and _is_number(value):
+                raise ConfigError(
+                    f"{self._title}: {key}={value!r} is a string; write a number, {key}={value}"
+                    f"{at(self._places, key)}"
+                )
 
     def refuse_lacking(self, supplied: Collection[str], *, lone: bool = False) -> None:
         """
@@ -77,6 +97,22 @@ def parameters_of(entry: Callable[..., Any]) -> dict[str, inspect.Parameter] | N
         return dict(inspect.signature(entry).parameters)
     except (TypeError, ValueError):
         return None
+
+
+def _kinds(annotation: Any) -> frozenset[str]:
+    """The types that an annotation speaks of by name, but for None."""
+    if annotation is inspect.Parameter.empty:
+        return frozenset()
+    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return frozenset(part.strip() for part in text.split("|")) - {"None"}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def name_of(entry: Callable[..., Any]) -> str:

@@ -42,8 +42,9 @@ def _load(kind: str, plugin: EntryPoint) -> Callable[..., Any]:
 def _mend(plugin: EntryPoint) -> str:
     # Only of our own package do we know what its extras are called.
     extras = (plugin.dist.metadata.get_all("Provides-Extra") or []) if plugin.dist else []
-    if _owner(plugin) == "stratrun" and plugin.name in extras:
-        return f"; pip install 'stratrun[{plugin.name}]'"
+    extra = next((one for one in (plugin.name, plugin.module.rpartition(".")[2]) if one in extras), None)
+    if _owner(plugin) == "stratrun" and extra is not None:
+        return f"; pip install 'stratrun[{extra}]'"
     return f"; {_owner(plugin)} asks for it"
 
 

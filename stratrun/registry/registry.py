@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from stratrun.errors import ConfigError, MissingDependencyError, UnknownNameError, nearest
 from stratrun.registry.arguments import Arguments, at, name_of, parameters_of
 from stratrun.registry.fallbacks import module_of, public_classes
+from stratrun.registry.later import load_public
 from stratrun.registry.plugins import load_plugin, plugin_names
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -146,6 +147,7 @@ class Registry:
             raise type(error)(f"{where}={kind!r}: {error}{at(places, 'type')}") from error
         arguments = Arguments(entry, where, places)
         arguments.refuse_unknown(options, set(given))
+        arguments.refuse_text(options)
         if not self._keeps(entry):
             arguments.refuse_lacking({*options, *given, *offer}, lone=isinstance(spec, type))
         arguments.refuse_unfinished()
@@ -178,7 +180,7 @@ class Registry:
     def _find(self, name: str) -> Callable[..., Any] | None:
         if name in self._entries:
             return self._entries[name]
-        self._load_builtins()
+        self._load_builtins(name)
         if name in self._entries:
             return self._entries[name]
         for module in self._fallbacks:
@@ -194,9 +196,10 @@ class Registry:
             self._plugins[name] = found
         return self._plugins[name]
 
-    def _load_builtins(self) -> None:
+    def _load_builtins(self, *wanted: str) -> None:
+        """Have those of our own registered that go by these names, or all."""
         if self._builtins is not None:
-            import_module(self._builtins)
+            load_public(self._builtins, wanted)
 
     def _own_names(self) -> list[str]:
         self._load_builtins()

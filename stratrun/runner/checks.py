@@ -11,19 +11,23 @@ from stratrun.blocks import BlockTransforms
 from stratrun.checkpoint.parts import LoadFrom
 from stratrun.checkpoint.selection import BEST, LAST
 from stratrun.control import parse_control
-from stratrun.data import check_data
+from stratrun.data import check_data, samples_of_batch
+from stratrun.data.raw import check_raw_steps
 from stratrun.engine import Clipping, NonFinite
 from stratrun.errors import ConfigError, MissingArgumentError, nearest
 from stratrun.evaluation import check_evaluator
-from stratrun.hooks import CheckpointHook, Hook
+from stratrun.hooks import CheckpointHook, EarlyStoppingHook, Hook, SpikeHook
+from stratrun.hooks.averaging import AveragingHook
 from stratrun.hooks.dispatch import HookList
 from stratrun.loggers import check_loggers
 from stratrun.loops import BaseLoop
 from stratrun.loops.evaluate import evaluators_of, names_loaders
 from stratrun.optim import optimizer as optimizers
 from stratrun.optim import scheduler as schedules
+from stratrun.optim.scaling import UpdateSize
 from stratrun.registry import HOOKS, LOOPS, MODELS
 from stratrun.registry.arguments import at, parameters_of
+from stratrun.runner.developing import check_dev
 from stratrun.runner.environment import parse_env, parse_randomness
 from stratrun.runner.form import DEFAULT_HOOKS, Form, Job, of_the_user
 from stratrun.runner.parts import functional_loss, hook_specs, loop_spec, split_priority
@@ -50,15 +54,18 @@ def check(form: Form, job: Job) -> None:
     settings, randomness = parse_env(form.env_cfg), parse_randomness(form.randomness)
     if settings.cudnn_benchmark and randomness.deterministic:
         raise ConfigError(
-            "env_cfg: cudnn_benchmark=True picks algorithms by their speed, which deterministic=True in "
-            "randomness rules out; leave one of them out"
+            "env_cfg: cudnn_benchmark=True picks algorithms by their speed, which "
+            f"deterministic={randomness.deterministic!r} in randomness rules out; leave one of them out"
         )
     parse_control(form.control_cfg, form.resume)
+    check_dev(form, job)
+    check_raw_steps(form.inference_cfg)
     check_loggers(form.loggers)
     check_work_dir(form.work_dir)
     check_origin(form)
     if job == "train" and form.optimizer is not None:
-        optimizers.check(form.optimizer)
+        # With one rank, as how many there are says nothing on whether the size of a batch is known.
+        optimizers.check(form.optimizer, UpdateSize(samples_of_batch(form.train_dataloader, 1)))
         schedules.check(form.param_scheduler, list(optimizers.specs(form.optimizer)))
     for one in ("train", "val") if job == "train" and form.validates else (job,):
         check_loop(form, one)
@@ -114,8 +121,8 @@ def check_hooked(form: Form, job: Job, hooks: HookList) -> None:
     """Refuse hooks, and schedules, that would wait in vain for what no part of the job gives them.
 
     Raises:
-        ConfigError: a point that none of our loops calls is a near miss of one that they call, or
-            a metric is waited for and there is no validation.
+        ConfigError: a point that none of our loops calls is a near miss of one that they call,
+            a metric is waited for and there is no validation, or several hooks have averages to show.
     """
     settings = NonFinite.parse(form.non_finite)
     saves = any(isinstance(hook, CheckpointHook) for hook in hooks)
@@ -123,6 +130,14 @@ def check_hooked(form: Form, job: Job, hooks: HookList) -> None:
         raise ConfigError(
             "non_finite='rollback' goes back to the newest checkpoint, and without a CheckpointHook there is "
             "none; keep copies with non_finite=dict(policy='rollback', to='memory')"
+        )
+    for hook in hooks:
+        _refuse_other_policy(hook, settings)
+    averaging = [type(hook).__name__ for hook in hooks if isinstance(hook, AveragingHook)]
+    if len(averaging) > 1:
+        raise ConfigError(
+            f"custom_hooks: evaluations show the averages of one hook, and {' and '.join(averaging)} "
+            "have some each; keep one of them"
         )
     # A loop of the user's may call points of its own, and validate in its own way.
     if any(of_the_user(form, one) for one in _JOBS):
@@ -133,12 +148,26 @@ def check_hooked(form: Form, job: Job, hooks: HookList) -> None:
         return
     mend = "but there is none without a val_dataloader; give one, and a val_evaluator"
     for hook in hooks:
-        if isinstance(hook, CheckpointHook) and hook.watched:
-            raise ConfigError(f"save_best={hook.watched[0]!r} is a result of validation, {mend}")
+        _refuse_lone_monitor(hook, mend)
     for _, spec in schedules.each(form.param_scheduler):
         monitor = spec.get("monitor") if isinstance(spec, Mapping) else getattr(spec, "monitor", None)
         if monitor is not None:
             raise ConfigError(f"param_scheduler: monitor={monitor!r} is a result of validation, {mend}")
+
+
+def _refuse_other_policy(hook: Hook, settings: NonFinite) -> None:
+    if isinstance(hook, SpikeHook) and hook.action not in ("warn", settings.policy):
+        raise ConfigError(
+            f"SpikeHook: action={hook.action!r} deals with a spike as non_finite={hook.action!r} does with a "
+            f"loss that is not finite, and this run has non_finite={settings.policy!r}; give it the same"
+        )
+
+
+def _refuse_lone_monitor(hook: Hook, mend: str) -> None:
+    if isinstance(hook, CheckpointHook) and hook.watched:
+        raise ConfigError(f"save_best={hook.watched[0]!r} is a result of validation, {mend}")
+    if isinstance(hook, EarlyStoppingHook):
+        raise ConfigError(f"EarlyStoppingHook: monitor={hook.monitor!r} is a result of validation, {mend}")
 
 
 def check_loop(form: Form, job: str) -> None:
@@ -225,6 +254,11 @@ def _refuse_other_kinds(form: Form) -> None:
 def _check_loaders(form: Form, job: Job) -> None:
     loaders, evaluator = form.of(job, "dataloader"), form.of(job, "evaluator")
     named = dict(loaders) if names_loaders(loaders) else {"": loaders}
+    if job == "train" and len(named) > 1 and not of_the_user(form, job):
+        raise ConfigError(
+            f"train_dataloader names {len(named)} loaders, and nothing says how they take turns; write "
+            "dict(type='MultiLoader', loaders=dict(...), mode='round_robin')"
+        )
     for name, one in named.items():
         check_data(one, f"{job}_dataloader.{name}".rstrip("."), train=job == "train")
     if evaluator is None:

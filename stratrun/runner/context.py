@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from torch import Tensor, nn
+from torch import nn
 
 from stratrun.checkpoint import Checkpointer
 from stratrun.checkpoint.parts import LoadReport
 from stratrun.control import Control
-from stratrun.data import Feed, build_feed
 from stratrun.engine import Engine
 from stratrun.evaluation import Evaluator
 from stratrun.hooks.dispatch import HookList
-from stratrun.loggers import LoggerGroup, RecordBuffer
-from stratrun.loops import BaseLoop
+from stratrun.loggers import RecordBuffer
 from stratrun.optim import Schedule
-from stratrun.runner import parts, persistence, start
+from stratrun.runner import parts, persistence, reporting, start
 from stratrun.runner.arguments import refuse_unknown
+from stratrun.runner.developing import cut_down
 from stratrun.runner.environment import parse_env
+from stratrun.runner.fed import Fed
 from stratrun.runner.form import Form, Job, require
 from stratrun.runner.invocation import Invocation
+from stratrun.runner.logged import Logged
+from stratrun.runner.outputs import Outputs
 from stratrun.runner.rescue import Rescue
 from stratrun.state import TrainState
 
+if TYPE_CHECKING:
+    from stratrun.runner.trial import Traces
 
-class RunnerContext:
+
+class RunnerContext(Fed, Logged, Outputs):
     """The `RunContext` of a run, over parts that come about when first asked for."""
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
@@ -49,12 +54,15 @@ class RunnerContext:
         self.load_report: LoadReport | None = None
         """What `load_from` has loaded, and what of it did not fit; None before, and without it."""
         self.invocation: Invocation | None = None
-        """The command that started the run, if one of ours did."""
-        self._form = form
+        super().__init__(cut_down(form))
+        self._given = form
         self._parts: start.Started | None = None
-        self._loops: dict[str, BaseLoop] = {}
         self._schedules: list[Schedule] = []
         self._job: Job | None = None
+
+    @property
+    def traces(self) -> Traces | None:
+        return None if self._parts is None else self._parts.traces
 
     def setup_env(self) -> None:
         """Settings of this process, before anything is connected or built. A subclass may replace it."""
@@ -70,6 +78,10 @@ class RunnerContext:
         for feed in self.feeds("val"):
             feed.reseed(seed)
 
+    def write_report(self) -> str | None:
+        """Write ``report.html`` into the work dir; see `stratrun.report`. None where nothing is logged."""
+        return reporting.write_report(self.log_folder, self.loggers, self.work_dir, self._started.saving)
+
     @property
     def rank(self) -> int:
         return self._started.ranks.rank
@@ -83,20 +95,7 @@ class RunnerContext:
 
     @property
     def reasons(self) -> list[str]:
-        """Why the layers of this run are what they are."""
         return self._started.reasons
-
-    @property
-    def log_folder(self) -> str | None:
-        return None if self.loggers.folder is None else str(self.loggers.folder.path)
-
-    def feeds(self, job: str) -> list[Feed]:
-        """The loaders that a job reads."""
-        jobs = ("train", "val") if job == "train" else (job,)
-        loops = [self._loops[one] for one in jobs if one in self._loops]
-        return [
-            feed for loop in loops for feed in getattr(loop, "dataloaders", {"": loop.dataloader}).values()
-        ]
 
     @property
     def engine(self) -> Engine:
@@ -122,10 +121,6 @@ class RunnerContext:
     @property
     def checkpointer(self) -> Checkpointer:
         return self._started.checkpointer
-
-    @property
-    def loggers(self) -> LoggerGroup:
-        return self._started.loggers
 
     @property
     def work_dir(self) -> str:
@@ -160,33 +155,14 @@ class RunnerContext:
         return getattr(self._loops.get("train"), "max_iters", None)
 
     @property
-    def train_dataloader(self) -> Feed | None:
-        return getattr(self._loops.get("train"), "dataloader", None)
-
-    @property
     def has_validation(self) -> bool:
         return self._form.validates
-
-    def call_hooks(self, point: str, /, **details: Any) -> None:
-        self.hooks.call(self, point, details)
 
     def validate(self) -> dict[str, float]:
         """Run the validation loop now, within a job, and return its metrics."""
         require(self._form, "val", within=self._job)
-        parts.validate(self, self._loop("val"))
+        parts.validate(self, self.loop("val"))
         return self.metrics
-
-    def log(self, values: Mapping[str, Tensor | float], *, kind: str = "train") -> None:
-        self.loggers.log_values(values, self.state, kind=kind)
-
-    def build_dataloader(self, spec: Any, *, train: bool = False, name: str = "dataloader") -> Feed:
-        """A loader of this run: batches arrive on the device, this process's share of them.
-
-        Args:
-            train: For training: shuffled by default, and the same number of batches everywhere.
-            name: What it is called in messages.
-        """
-        return build_feed(spec, train=train, name=name, **self._started.feeding)
 
     def build_evaluator(self, spec: Any) -> Evaluator | None:
         """Metrics that are combined exactly over all processes; None for None."""
@@ -221,8 +197,3 @@ class RunnerContext:
         if self._parts is None:
             self._parts = start.start(self._form, self.state, self.control, self.setup_env)
         return self._parts
-
-    def _loop(self, job: Job) -> BaseLoop:
-        if job not in self._loops:
-            self._loops[job] = parts.build_loop(self, self._form, job)
-        return self._loops[job]

@@ -16,6 +16,7 @@ from stratrun.errors import ConfigError, nearest
 from stratrun.seed import set_deterministic
 
 _COLLECTING = ("paused", "python")
+_WARN = "warn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +67,14 @@ class Randomness:
 
     seed: int | None = None
     """None draws one, the same for all ranks, and says which."""
-    deterministic: bool = False
-    """Choose deterministic algorithms, and refuse operations that have none."""
+    deterministic: bool | str | None = False
+    """Choose deterministic algorithms, and refuse operations that have none; with `warn`, warn of them."""
 
     def apply(self) -> None:
         if self.deterministic:
             # Read by cuBLAS when it starts; without it its sums may differ from run to run.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            set_deterministic(True)
+            set_deterministic(True, warn_only=self.deterministic == _WARN)
 
 
 def draw_seed() -> int:
@@ -113,7 +114,11 @@ def parse_randomness(spec: Any) -> Randomness:
         raise ConfigError(
             f"randomness: seed={settings.seed!r} must fit into 64 bits, such as {settings.seed % 2**32}"
         )
-    _check_flags("randomness", settings, ("deterministic",))
+    if not isinstance(settings.deterministic, bool | None) and settings.deterministic != _WARN:
+        raise ConfigError(
+            f"randomness: deterministic={settings.deterministic!r} must be True, False or {_WARN!r}, which "
+            "warns of what True refuses"
+        )
     return settings
 
 

@@ -16,7 +16,7 @@ DEFAULT_HOOKS: dict[str, Any] = {
     "logger": "LoggerHook",
     "checkpoint": "CheckpointHook",
 }
-DEFAULT_LOGGERS: tuple[Any, ...] = ("console", "jsonl", "csv")
+DEFAULT_LOGGERS: tuple[Any, ...] = ("console", "jsonl", "csv", "files")
 
 
 @dataclass(slots=True)
@@ -55,6 +55,8 @@ class Form:
     env_cfg: Mapping[str, Any] | None
     checkpoint_cfg: Mapping[str, Any] | None
     control_cfg: Mapping[str, Any] | None
+    inference_cfg: Mapping[str, Any] | None
+    dev_cfg: Mapping[str, Any] | None
     cfg: Mapping[str, Any] | None
 
     def of(self, job: str, part: str) -> Any:

@@ -13,7 +13,7 @@ from stratrun.checkpoint.parts import (
     PARTS,
     LoadFrom,
     LoadReport,
-    has_averages,
+    averages_in,
     read_file,
     read_shared,
 )
@@ -42,10 +42,10 @@ def load_parts(
     folder = find(runner, ranks, wanted.path, wanted.options, str(wanted))
     stored = _read(runner, ranks, folder, wanted, parts)
     loading = _Loading(runner, wanted, stored, LoadReport(stored.url, parts))
-    if stored.averaged:
+    for kind in stored.averaged:
         loading.report.notes.append(
-            "the weights as they were trained; their moving averages, which validation was made with, are "
-            "there too: weights='ema' takes them"
+            "the weights as they were trained; their averages, which validation was made with, are "
+            f"there too: weights={kind!r} takes them"
         )
     plan = _agreed(ranks, lambda: [step for part in parts for step in loading.plan(part)])
     _agreed(ranks, lambda: [step() for step in (loading.load_engine, *plan)])
@@ -95,8 +95,8 @@ class _Stored(NamedTuple):
     url: str
     none_from: int | None = None
     """The first rank of this run that the saved one did not have."""
-    averaged: bool = False
-    """Whether there are moving averages of the weights, and others are taken."""
+    averaged: tuple[str, ...] = ()
+    """Which averages of the weights there are, where others are taken."""
 
 
 def _read(
@@ -107,7 +107,7 @@ def _read(
     path = _by_main(ranks, lambda: _prefixed(wanted, lambda: newest_in(folder)))
     folder = folder.child(path) if path else folder
     plain = wanted.weights == "model" and "model" in parts
-    averaged = plain and _by_main(ranks, lambda: _prefixed(wanted, lambda: has_averages(folder)))
+    averaged = tuple(_by_main(ranks, lambda: _prefixed(wanted, lambda: averages_in(folder))) if plain else ())
     if OF_A_RANK & set(parts):
         room = runner.engine.saved.rooms.room
         loaded = _prefixed(wanted, lambda: runner.checkpointer.load(folder, room))
@@ -128,7 +128,7 @@ def _keys(wanted: LoadFrom, parts: tuple[str, ...]) -> list[str]:
         keys[MODEL] = None  # whose shapes say which moments fit
     if "counters" in parts:
         keys["data"] = None  # which says whether they stand within an epoch
-    if wanted.weights == "ema" and "model" in parts:
+    if wanted.weights != "model" and "model" in parts:
         keys["hooks"] = None
     return list(keys)
 
@@ -161,8 +161,10 @@ class _Loading:
     @functools.cached_property
     def _weights(self) -> tuple[Fit, dict[str, Any]]:
         stored = self._shared[MODEL]
-        if self._wanted.weights == "ema" and "model" in self.report.parts:
-            stored = _prefixed(self._wanted, lambda: averaged(stored, self._shared["hooks"], self.report.url))
+        kind = self._wanted.weights
+        if kind != "model" and "model" in self.report.parts:
+            hooks, url = self._shared["hooks"], self.report.url
+            stored = _prefixed(self._wanted, lambda: averaged(stored, hooks, url, kind))
         own = self._runner.engine.state_module.state_dict()
         return _prefixed(self._wanted, lambda: fit(stored, own, self._wanted.rename))
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from stratrun.engine import NonFinite
 from stratrun.errors import ConfigError, UnknownNameError, nearest
+from stratrun.hooks import Hook
 from stratrun.hooks.dispatch import HookList, parse_priority
 from stratrun.loops import BaseLoop
 from stratrun.loops.evaluate import names_loaders
@@ -16,6 +17,7 @@ from stratrun.registry import HOOKS, LOOPS, MODELS
 from stratrun.registry.arguments import at
 from stratrun.registry.spec import edited
 from stratrun.runner.collector import CollectorHook
+from stratrun.runner.developing import parse_dev
 from stratrun.runner.environment import parse_env
 from stratrun.runner.form import Form, default_hooks
 from stratrun.runner.rollback import RollbackHook
@@ -60,11 +62,27 @@ def build_hooks(form: Form) -> HookList:
     environment = parse_env(form.env_cfg)
     if environment.gc == "paused":
         hooks.register(CollectorHook())
+    for hook in _developing(form):
+        hooks.register(hook)
     if environment.strict_sync:
         watch = StrictSync()
         hooks.register(watch)
         hooks.around = watch.around
     return hooks
+
+
+def _developing(form: Form) -> list[Hook]:
+    settings = parse_dev(form.dev_cfg)
+    # Only now, as most runs have neither.
+    if settings.fast_dev_run:
+        from stratrun.runner.trial import TrialHook
+
+        return [TrialHook()]
+    if settings.sanity_batches is not None:
+        from stratrun.runner.sanity import SanityHook
+
+        return [SanityHook(settings.sanity_batches)]
+    return []
 
 
 def loop_spec(form: Form, job: str) -> Any:

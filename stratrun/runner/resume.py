@@ -121,6 +121,26 @@ def load(runner: RunnerContext, ranks: Collectives, form: Form) -> str:
     return f"weights as {'they are now' if runner.has_weights else 'the model was built with'}"
 
 
+def load_learnt(runner: RunnerContext, ranks: Collectives, form: Form) -> None:
+    """Weights and optimizers as training would begin with them, into a run that puts its own back later."""
+    if runner.iter > 0:
+        return
+    if form.resume is not False:
+        try:
+            loaded = runner.checkpointer.load(_chosen(runner, ranks, form), runner.engine.saved.rooms.room)
+        except CheckpointNotFoundError as error:
+            if form.resume != "auto":
+                raise _not_found(form.resume, error) from error
+        else:
+            runner.engine.saved.load_shared_state(loaded.shared)
+            return
+    if form.load_from is not None and (not runner.has_weights or runner.load_report is not None):
+        wanted = _wanted(form)
+        parts = tuple(part for part in wanted.parts if part in ("model", "optimizer", "precision"))
+        if parts:
+            load_parts(runner, ranks, wanted, parts)
+
+
 def _load_parts(runner: RunnerContext, ranks: Collectives, form: Form) -> str | None:
     """What `load_from` says, once: the weights for any job, and the rest when training begins."""
     if form.load_from is None:

@@ -8,23 +8,28 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from stratrun.accelerators.channels_last import ChannelsLast
 from stratrun.blocks import BlockTransforms, Compilations
+from stratrun.engine.anomaly import detecting
 from stratrun.engine.whole_step import take_over
-from stratrun.errors import StratrunError
+from stratrun.errors import ConfigError, StratrunError
 from stratrun.hooks import CheckpointHook
-from stratrun.loops import BaseLoop
+from stratrun.loops import BaseLoop, TrainLoop
 from stratrun.optim import optimizer as optimizers
 from stratrun.registry import RUNNERS
 from stratrun.runner import checks, parts, resume, saving, start, stopping, summary
 from stratrun.runner.arguments import of_config
 from stratrun.runner.collector import collecting
 from stratrun.runner.context import RunnerContext
+from stratrun.runner.developing import leaving_nothing, parse_dev
 from stratrun.runner.environment import parse_env
 from stratrun.runner.form import DEFAULT_LOGGERS, Form, Job, require
 from stratrun.runner.in_use import InUse
+
+if TYPE_CHECKING:
+    from stratrun.runner.lr_curve import FoundLR
 
 _FIELDS = {field.name for field in fields(Form)}
 
@@ -54,15 +59,19 @@ class Runner(RunnerContext):
             ``logger`` and ``checkpoint``.
         load_from: Weights to start from: a checkpoint, a ``.safetensors`` or a ``.pt`` file; ``"best"`` or
             ``"last"`` for those of `work_dir`. Or ``dict(path=, parts=["model", "optimizer", ...],
-            rename={regex: replacement}, strict=, mismatch="error"|"skip", weights="model"|"ema",
+            rename={regex: replacement}, strict=, mismatch="error"|"skip", weights="model"|"ema"|"swa",
             storage_options=)``; `load_report` then tells what was loaded.
         resume: True goes on from the newest checkpoint in `work_dir`, ``"auto"`` does so if there
             is one; a path, a URL or a name such as ``"work_dirs/x/best"`` goes on from there.
-        randomness: ``dict(seed=, deterministic=)``.
+        randomness: ``dict(seed=, deterministic=)``, the second True or ``"warn"``.
         env_cfg: ``dict(cudnn_benchmark=, tf32=, num_threads=, mp_start_method=, backend=, timeout=,
             strict_sync=, gc="paused"|"python", channels_last=)``; see `stratrun.runner.environment`.
         checkpoint_cfg: ``dict(asynchronous=, deadline=, storage_options=)``; see `stratrun.runner.saving`.
         control_cfg: ``dict(signals=, time_limit=, requeue=)``; see `stratrun.control.settings`.
+        inference_cfg: ``dict(preprocess=, collate=, postprocess=, batch_size=)``: how an `Inferencer` of this
+            model deals with raw inputs; kept with the config, and not used by the jobs.
+        dev_cfg: ``dict(fast_dev_run=True, limit_batches=, overfit_batches=, sanity_batches=,
+            detect_anomaly=)``: less than the whole run, for developing; see `stratrun.runner.developing`.
         cfg: The config that the arguments came from; kept beside the logs.
     """
 
@@ -101,11 +110,14 @@ class Runner(RunnerContext):
         env_cfg: Mapping[str, Any] | None = None,
         checkpoint_cfg: Mapping[str, Any] | None = None,
         control_cfg: Mapping[str, Any] | None = None,
+        inference_cfg: Mapping[str, Any] | None = None,
+        dev_cfg: Mapping[str, Any] | None = None,
         cfg: Mapping[str, Any] | None = None,
     ) -> None:
         given = {name: value for name, value in locals().items() if name in _FIELDS}
         super().__init__(Form(**given))
-        self._placed = self._can_train = False
+        self._placed = self._can_train = self._scheduled = False
+        self._rates: dict[str, list[float | None]] = {}
         self._mark = InUse()
         self._blocks = BlockTransforms()
 
@@ -129,8 +141,10 @@ class Runner(RunnerContext):
 
     def train(self) -> dict[str, float]:
         """Train, and validate as `train_cfg` says. Returns the metrics of the last validation."""
-        with self._doing("train") as loop, collecting(parse_env(self._form.env_cfg).gc):
-            loop.run()
+        environment, developing = parse_env(self._form.env_cfg), parse_dev(self._form.dev_cfg)
+        with self._doing("train") as loop, collecting(environment.gc):
+            with detecting(self.engine, developing.detect_anomaly):
+                loop.run()
             self.engine.saved.settle()
         return self.metrics
 
@@ -148,6 +162,46 @@ class Runner(RunnerContext):
             predictions: list[Any] = loop.run()
         return predictions
 
+    def find_lr(
+        self,
+        start: float = 1e-7,
+        end: float = 10.0,
+        iters: int = 100,
+        *,
+        scale: Literal["exp", "linear"] = "exp",
+        smoothing: float = 0.9,
+        diverged: float = 4.0,
+        optimizer: str | None = None,
+        loss: str = "loss",
+    ) -> FoundLR:
+        """Make training steps at rising learning rates, and see what the loss does; then all is as it was.
+
+        The groups of an optimizer keep their proportions. Schedules stand still, and no hook is called but
+        `MicroBatchHook`, so that nothing is logged or saved. See `FoundLR` for what is found.
+
+        Args:
+            start: The first rate, and `end` the last, of `iters` updates; `scale` is how they rise.
+            smoothing: Of the loss; see `FoundLR`.
+            diverged: The test ends where the running mean of the loss is so many times its best.
+            optimizer: The name of one, where there are several. The others keep their rates.
+            loss: The value of what steps return that is looked at.
+        """
+        from stratrun.runner import range_steps, range_test
+
+        test = range_test.RangeTest(start, end, iters, scale, smoothing, diverged, optimizer, loss)
+        if self._job is not None:
+            raise ConfigError(f"find_lr() cannot be done within {self._job}(); call it before or after")
+        require(self._form, "train")
+        checks.check(self._form, "train")
+        checks.check_hooked(self._form, "train", self.hooks)
+        range_test.check(self._form, test)
+        loop = self._build("train")
+        self._job = "train"
+        try:
+            return range_steps.run(self, self._started, self._form, loop, test, self._rates)
+        finally:
+            self._job = None
+
     def close(self) -> None:
         """End loader workers, close the loggers, and leave the process group if this run started it."""
         if self._parts is not None:
@@ -160,37 +214,49 @@ class Runner(RunnerContext):
 
     def _prepare(self, job: Job) -> BaseLoop:
         """Check everything that the job needs, then build it."""
-        require(self._form, job)
-        checks.check(self._form, job)
+        require(self._given, job)
+        checks.check(self._given, job)
         checks.check_hooked(self._form, job, self.hooks)
         stopping.allow_requests(self, self._form, job)
         resume.check(self, self._started.ranks, self._form, job)
+        loop = self._build(job)
+        hooks = self.hooks
+        if job == "train" and any(isinstance(hook, CheckpointHook) for hook in hooks):
+            ranks = self._started.ranks
+            saving.try_states(ranks, hooks, self.engine)
+            saving.prepare_saving(
+                ranks,
+                self.checkpointer,
+                self.engine,
+                self._started.saving,
+                self._mark,
+                resumes=self._form.resume is not False or self.iter > 0,
+            )
+        return loop
+
+    def _build(self, job: Job) -> BaseLoop:
         if not self._placed:
             self._place()
         if job == "train" and not self._can_train:
-            self._schedules = start.prepare_training(self._form, self.engine)
-            self.reasons.extend(optimizers.told(self.engine.optimizers))
+            size = start.update_size(self._form, self._started.data.world_size)
+            start.prepare_training(self._form, self.engine, size)
+            self._rates = start.rates_of(self.engine.optimizers)
+            self.reasons.extend(optimizers.told(self.engine.optimizers, self._form.optimizer, size))
             if self.engine.guard is not None and self.engine.guard.reason is not None:
                 self.reasons.append(self.engine.guard.reason)
             blocks = self._blocks
             self.reasons.extend(take_over(self.engine, blocks.step_compiler, blocks.graphs))
             self._can_train = True
         if job == "train" and self.has_validation:
-            self._loop("val")
-        loop = self._loop(job)
+            self.loop("val")
+        loop = self.loop(job)
         if job == "train":
-            ranks = self._started.ranks
-            start.agree_on_length(ranks, self.train_dataloader)
-            if any(isinstance(hook, CheckpointHook) for hook in self.hooks):
-                saving.try_states(ranks, self.hooks, self.engine)
-                saving.prepare_saving(
-                    ranks,
-                    self.checkpointer,
-                    self.engine,
-                    self._started.saving,
-                    self._mark,
-                    resumes=self._form.resume is not False or self.iter > 0,
-                )
+            if self.trial and isinstance(loop, TrainLoop):
+                loop.closes_epoch = True
+            start.agree_on_length(self._started.ranks, self.train_dataloader)
+            if not self._scheduled:
+                self._schedules = start.prepare_schedules(self._form, self.engine, loop)
+                self._scheduled = True
         return loop
 
     def _place(self) -> None:
@@ -228,7 +294,7 @@ class Runner(RunnerContext):
     @contextmanager
     def _doing(self, job: Job) -> Iterator[BaseLoop]:
         """Make a job ready and do it, and end the process after it if a signal has asked for that."""
-        with stopping.caught(self, self._form, job) as why_not:
+        with leaving_nothing(self), stopping.caught(self, self._form, job) as why_not:
             loop = self._prepare(job)
             if why_not and why_not not in self.reasons:
                 self.reasons.append(why_not)
@@ -238,11 +304,12 @@ class Runner(RunnerContext):
 
     @contextmanager
     def _running(self, job: Job) -> Iterator[None]:
-        self._job = job
+        self._job, ended = job, stopping.outcome(self)
         start.open_loggers(self._started, self._form)
         try:
             self.call_hooks("before_run")
             origin = resume.load(self, self._started.ranks, self._form)
+            self.loggers.start_run(self.checkpointer.run_id)
             self.loggers.say(summary.at_start(self, job, origin))
             if job == "train":
                 self.engine.start_training()
@@ -257,11 +324,14 @@ class Runner(RunnerContext):
             for text in self.hooks.never_called():
                 warnings.warn(text, stacklevel=2)
             self.loggers.say(summary.at_end(self, job, self._form, self.compilations))
+            ended = stopping.outcome(self)
         except BaseException as error:
+            ended = stopping.failed(self, error)
             self._tell_hooks(error)
             self._end_saving(error)
             raise
         finally:
             self._job = None
             self._mark.clear()
+            self.loggers.end_run(ended)
             self.loggers.flush()

@@ -16,12 +16,14 @@ from stratrun.distributed import Collectives
 from stratrun.engine import Engine
 from stratrun.errors import CheckpointError, ConfigError, StorageError, StratrunError, nearest
 from stratrun.hooks.dispatch import HookList
+from stratrun.optim.expected import expected_state
 from stratrun.runner.in_use import InUse
 from stratrun.runner.persistence import named_hooks
 from stratrun.seed import host_rng_state, set_host_rng_state
 from stratrun.spread import is_spread, local_part
 from stratrun.storage import Folder
 from stratrun.storage.local import missing_folders, remove_empty
+from stratrun.strategies.optimizer_shards import OptimizerShards
 
 _LOG = logging.getLogger("stratrun.runner")
 
@@ -84,7 +86,7 @@ def prepare_saving(
         StorageError, CheckpointError: on all ranks, before any work is lost.
     """
     folder = checkpointer.folder.parent
-    expected = expected_size(engine.state_module, engine.optimizers)
+    expected = expected_size(engine.state_module, engine.optimizers, engine.saved.shards)
     shown, made = f"work_dir={str(folder)!r}", list[str]()
     error: Exception | None = None
     if ranks.leads_node:
@@ -105,7 +107,7 @@ def prepare_saving(
         mark.clear()
         remove_empty(made)
         raise
-    brought = expected_size(engine.state_module, engine.optimizers, brought_by=ranks)
+    brought = expected_size(engine.state_module, engine.optimizers, engine.saved.shards, brought_by=ranks)
     if settings.asynchronous and brought:
         on_cuda = next((p.is_cuda for p in engine.state_module.parameters()), False)
         checkpointer.reserve(brought, pinned=on_cuda)
@@ -162,27 +164,30 @@ def _mark(folder: Folder, mark: InUse, shown: str, resumes: bool) -> None:
 
 
 def expected_size(
-    module: nn.Module, optimizers: Mapping[str, Optimizer], brought_by: Collectives | None = None
+    module: nn.Module,
+    optimizers: Mapping[str, Optimizer],
+    shards: OptimizerShards | None = None,
+    *,
+    brought_by: Collectives | None = None,
 ) -> int:
     """Bytes of weights, and of the state that the optimizers have, or will have by their settings.
 
     Args:
+        shards: What says whose that state is, where it is divided.
         brought_by: Count what this rank will bring to a save: its part of what is spread over ranks, and
             of the rest all on the main rank, and nothing on others.
     """
     size = _whole if brought_by is None else partial(_brought, is_main=brought_by.is_main)
     total = sum(size(value) for value in module.state_dict().values() if isinstance(value, Tensor))
+    if shards is not None:
+        held = None if brought_by is None else shards.holds
+        return total + sum(expected_state(one, _whole, held) for one in optimizers.values())
     for optimizer in optimizers.values():
         if optimizer.state:
             values = (value for state in optimizer.state.values() for value in state.values())
             total += sum(size(value) for value in values if isinstance(value, Tensor))
             continue
-        for group in optimizer.param_groups:
-            # Two moments where there are betas, one where there may be momentum or a mean square.
-            copies = (
-                2 + bool(group.get("amsgrad")) if "betas" in group else int(group.get("momentum", 1) != 0)
-            )
-            total += copies * sum(size(p) for p in group["params"] if p.requires_grad)
+        total += expected_state(optimizer, size)
     return total
 
 

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from stratrun.hooks import Hook
+from stratrun.optim import Schedule
 from stratrun.optim.optimizer import DEFAULT
 from stratrun.strategies.logical import WAYS
 
@@ -36,11 +37,17 @@ def _options(group: Mapping[str, Any], defaults: Iterable[str]) -> dict[str, Any
     return _plain({**{key: group[key] for key in defaults if key in group and key not in WAYS}, **moved})
 
 
-def of_schedule(scheduler: LRScheduler) -> dict[str, Any]:
-    """The arguments of its class that it keeps under their names."""
+def of_schedule(schedule: Schedule) -> dict[str, Any]:
+    """The arguments of its class that it keeps under their names, and its window."""
+    found = _of_scheduler(schedule.scheduler)
+    window = {"begin": schedule.begin, "end": schedule.end, "param": schedule.param}
+    return {**found, "options": {**found["options"], **window}}
+
+
+def _of_scheduler(scheduler: LRScheduler) -> dict[str, Any]:
     names = inspect.signature(type(scheduler)).parameters.keys() - {"optimizer", "last_epoch", "schedulers"}
     kept = {name: getattr(scheduler, name, getattr(scheduler, f"_{name}", _OTHER)) for name in sorted(names)}
-    inner = [of_schedule(one) for one in getattr(scheduler, "_schedulers", ())]
+    inner = [_of_scheduler(one) for one in getattr(scheduler, "_schedulers", ())]
     return {"type": type(scheduler).__name__, "options": _plain(kept), "inner": inner}
 
 
@@ -51,11 +58,11 @@ def differences(given: Settings, saved: Settings) -> list[str]:
         for key in _LAYERS
         if key in saved and key in given and saved[key] != given[key]
     ]
+    lines += _of_scaling(given.get("scaled_for", {}), saved.get("scaled_for", {}))
     then = saved.get("optimizers", {})
     for name, one in given.get("optimizers", {}).items():
         if name in then:
-            where = "optimizer" if name == DEFAULT else f"optimizer.{name}"
-            lines += _of_part(where, one, then[name], _by_group(one["groups"], then[name]["groups"]))
+            lines += _of_part(_called(name), one, then[name], _by_group(one["groups"], then[name]["groups"]))
     schedules = list(zip(given.get("schedules", ()), saved.get("schedules", ()), strict=False))
     for number, (mine, theirs) in enumerate(schedules):
         where = "param_scheduler" if len(schedules) == 1 else f"param_scheduler.{number}"
@@ -72,7 +79,8 @@ def gone_on_with(given: Settings, saved: Settings) -> dict[str, Any]:
         before[number] if number < len(before) and before[number]["type"] == one["type"] else one
         for number, one in enumerate(given.get("schedules", ()))
     ]
-    return {**given, "optimizers": optimizers, "schedules": schedules}
+    scaled = {**given.get("scaled_for", {}), **saved.get("scaled_for", {})}
+    return {**given, "optimizers": optimizers, "schedules": schedules, "scaled_for": scaled}
 
 
 def hook_differences(hooks: Mapping[str, Hook], saved: Mapping[str, Any]) -> list[str]:
@@ -91,6 +99,19 @@ def hook_differences(hooks: Mapping[str, Hook], saved: Mapping[str, Any]) -> lis
     if new:
         lines.append(f"the checkpoint has no state of {', '.join(new)}: new in this run, and begins anew")
     return lines
+
+
+def _of_scaling(given: Mapping[str, int], saved: Mapping[str, int]) -> list[str]:
+    return [
+        f"{_called(name)}: scale_lr: learning rates go on as scaled for updates of {saved[name]} samples, "
+        f"which have {samples} from here on"
+        for name, samples in given.items()
+        if saved.get(name, samples) != samples
+    ]
+
+
+def _called(optimizer: str) -> str:
+    return optimizer if optimizer == DEFAULT else f"optimizer.{optimizer}"
 
 
 def _of_schedules(where: str, mine: Settings, theirs: Settings) -> Iterator[str]:

@@ -10,6 +10,7 @@ from stratrun.control import parse_control
 from stratrun.control.requeue import requeue
 from stratrun.errors import ConfigError, Interrupted, Stopped
 from stratrun.hooks import CheckpointHook
+from stratrun.loggers.abilities import Outcome
 from stratrun.runner.context import RunnerContext
 from stratrun.runner.form import Form, Job
 
@@ -62,6 +63,21 @@ def leave(runner: RunnerContext, form: Form, job: Job, close: Callable[[], None]
         raise KeyboardInterrupt(message)
     close()
     raise (Interrupted if interrupted else Stopped)(message, state.stop_signal)
+
+
+def failed(runner: RunnerContext, error: BaseException) -> Outcome:
+    """Add to an error what the run knows of it. Returns how the job has ended."""
+    from stratrun.runner.hints import explain  # only now, as few runs fail
+
+    explain(error, runner.engine.state_module)
+    return outcome(runner, error)
+
+
+def outcome(runner: RunnerContext, error: BaseException | None = None) -> Outcome:
+    """How a job has ended, in the words of those that keep track of runs."""
+    if runner.state.urgent or isinstance(error, KeyboardInterrupt | SystemExit):
+        return "killed"
+    return "finished" if error is None else "failed"
 
 
 def _lacks(runner: RunnerContext, form: Form, job: Job) -> dict[str, str]:

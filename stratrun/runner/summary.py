@@ -8,6 +8,7 @@ from stratrun.checkpoint.layout import name_of
 from stratrun.hooks import CheckpointHook
 from stratrun.runner.context import RunnerContext
 from stratrun.runner.form import Form
+from stratrun.storage.urls import redacted
 
 
 def at_start(runner: RunnerContext, job: str, origin: str) -> str:
@@ -17,7 +18,7 @@ def at_start(runner: RunnerContext, job: str, origin: str) -> str:
     lines += [f"  {feed.describe()}" for feed in runner.feeds(job)]
     lines.append(f"  seed={runner.seed}")
     if job == "train":
-        lines.append(f"  work_dir={runner.work_dir}: {origin}")
+        lines.append(f"  work_dir={redacted(runner.work_dir)}: {origin}")
     else:
         lines.append(f"  {origin}")
     return "\n".join(lines)
@@ -34,7 +35,7 @@ def at_end(runner: RunnerContext, job: str, form: Form, compiled: Compilations |
         lines.append("  " + ", ".join(f"{name}={value:.4g}" for name, value in runner.metrics.items()))
     if compiled is not None:
         lines.append(f"  {compiled.describe()}")
-    if runner.log_folder:
+    if runner.log_folder and runner.traces is None:
         lines.append(f"  logs: {runner.log_folder}")
     if job == "train" and runner.last_checkpoint:
         lines.append(f"  checkpoint: {runner.last_checkpoint}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stratrun import deferred
+from stratrun.strategies.optimizer_shards import OptimizerShards
 
 Initial = Callable[[str], Tensor]
 """The whole value, in host memory, of a parameter or buffer of a module that was built without memory."""
@@ -49,6 +50,10 @@ class Strategy(ABC):
     keeps_gradients: bool = False
     """With `shares_gradients`: whether those of an unfinished window are kept aside, where nobody finds them,
     until `reduce_gradients` brings them together, which it then does before a save, too."""
+    expects_unused: bool = False
+    """Whether the user has said that a backward pass may leave parameters out."""
+    optimizer_shards: OptimizerShards | None = None
+    """Divides updates among ranks that have whole parameters; None where each updates all that it has."""
 
     def place(
         self,

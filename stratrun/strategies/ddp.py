@@ -12,6 +12,7 @@ from stratrun.registry import STRATEGIES
 from stratrun.strategies import averaging
 from stratrun.strategies.base import Strategy
 from stratrun.strategies.buffers import saved_buffers
+from stratrun.strategies.optimizer_shards import OptimizerShards
 
 # torch 2.13 gave the option another name, and warns of the old one.
 _SYNC_BUFFERS = next(
@@ -31,10 +32,12 @@ class DDPStrategy(Strategy):
             each for its part of the model, and in deterministic mode, where it keeps gradients in
             the order that they are first exchanged in: otherwise torch sorts them anew after the
             first step of a run, and of a resumed run, which then differs in the last digits
-            on more than two ranks.
+            on more than two ranks. Without it a training step that leaves a parameter out is an error.
         broadcast_buffers: Give all ranks the buffers of the main one before each forward pass. Without
             it ranks keep their own, which are saved for each, and those of the main one go to
             all where another number of ranks goes on.
+        shard_optimizer: Have each rank update a part of the parameters, and keep the optimizer's state for
+            that part alone (ZeRO, stage 1). Weights come to the same, bit by bit.
         static_graph, gradient_as_bucket_view, bucket_cap_mb: As in
             `torch.nn.parallel.DistributedDataParallel`.
     """
@@ -51,13 +54,16 @@ class DDPStrategy(Strategy):
         static_graph: bool = False,
         gradient_as_bucket_view: bool = True,
         bucket_cap_mb: float | None = None,
+        shard_optimizer: bool = False,
     ) -> None:
         self._find_unused = find_unused_parameters
+        self.expects_unused = find_unused_parameters is True
         self._broadcast_buffers = broadcast_buffers
         self._static_graph = static_graph
         self._bucket_view = gradient_as_bucket_view
         self._bucket_cap_mb = bucket_cap_mb
         self._wrapped_before = False
+        self.optimizer_shards = OptimizerShards() if shard_optimizer else None
 
     def wrap(self, module: nn.Module, device: torch.device, *, partial_backward: bool) -> nn.Module:
         find_unused = self._find_unused
@@ -77,6 +83,11 @@ class DDPStrategy(Strategy):
             bucket_cap_mb=self._bucket_cap_mb,
         )
         self._wrapped_before = True
+        # With a static graph it is the first step that says which are waited for.
+        if not self._static_graph and (self.expects_unused or not find_unused):
+            from stratrun.strategies import unused  # only now, as few runs have ranks
+
+            unused.watch(wrapped, searches=find_unused)
         for buffer, value in zip(module.buffers(), kept, strict=False):
             buffer.copy_(value)
         return wrapped

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stratrun.errors import CheckpointError, nearest
-from stratrun.spread import is_spread, is_unsettled, spread_as
+from stratrun.spread import Divided, is_spread, is_unsettled, spread_as
+from stratrun.strategies.optimizer_shards import OptimizerShards
 
 WAYS = ("foreach", "fused", "capturable", "differentiable")
 """Options of optimizers that say how an update is computed, not what it comes to. Which of them can be had
@@ -22,17 +23,26 @@ depends on where the parameters are, so that a run keeps its own whatever it loa
 _SCALARS = "spread_scalars"
 
 
-def state_dict(module: nn.Module, optimizers: Mapping[str, Optimizer]) -> dict[str, Any]:
+def state_dict(
+    module: nn.Module, optimizers: Mapping[str, Optimizer], shards: OptimizerShards | None = None
+) -> dict[str, Any]:
     """`model`: the module's own state dict. `optimizers`: see `optimizer_state`."""
     model = module.state_dict()  # first, as it has what a forward pass gathered given back
     names = parameter_names(module)
     return {
         "model": model,
-        "optimizers": {key: optimizer_state(optimizer, names) for key, optimizer in optimizers.items()},
+        "optimizers": {
+            key: optimizer_state(optimizer, names, shards) for key, optimizer in optimizers.items()
+        },
     }
 
 
-def load_state_dict(module: nn.Module, optimizers: Mapping[str, Optimizer], state: Mapping[str, Any]) -> None:
+def load_state_dict(
+    module: nn.Module,
+    optimizers: Mapping[str, Optimizer],
+    state: Mapping[str, Any],
+    shards: OptimizerShards | None = None,
+) -> None:
     """Restore what `state_dict` returned, exactly: every name must be on both sides.
 
     Raises:
@@ -45,7 +55,7 @@ def load_state_dict(module: nn.Module, optimizers: Mapping[str, Optimizer], stat
             raise CheckpointError(
                 f"the checkpoint has no state for optimizer {key!r}; {nearest(key, state['optimizers'])}"
             )
-        load_optimizer_state(optimizer, names, state["optimizers"][key], key)
+        load_optimizer_state(optimizer, names, state["optimizers"][key], key, shards)
 
 
 def load_model(module: nn.Module, state: Mapping[str, Any]) -> None:
@@ -69,8 +79,13 @@ def parameter_names(module: nn.Module) -> dict[Tensor, str]:
     return {parameter: name for name, parameter in module.named_parameters()}
 
 
-def optimizer_state(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Any]:
-    """`state` by parameter name, and `param_groups` that list names in place of indices."""
+def optimizer_state(
+    optimizer: Optimizer, names: Mapping[Tensor, str], shards: OptimizerShards | None = None
+) -> dict[str, Any]:
+    """`state` by parameter name, and `param_groups` that list names in place of indices.
+
+    With `shards` the state is that of this rank's parameters.
+    """
     packed = optimizer.state_dict()
     held = [p for group in optimizer.param_groups for p in group["params"]]
     by_index = {index: names[p] for index, p in enumerate(held)}
@@ -81,7 +96,7 @@ def optimizer_state(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[s
         for group in packed["param_groups"]
     ]
     return {
-        "state": state,
+        "state": state if shards is None else Divided(state),
         "param_groups": groups,
         **({_SCALARS: scalars} if scalars else {}),
         **{key: value for key, value in packed.items() if key not in ("state", "param_groups")},
@@ -89,7 +104,11 @@ def optimizer_state(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[s
 
 
 def load_optimizer_state(
-    optimizer: Optimizer, names: Mapping[Tensor, str], state: dict[str, Any], key: str
+    optimizer: Optimizer,
+    names: Mapping[Tensor, str],
+    state: dict[str, Any],
+    key: str,
+    shards: OptimizerShards | None = None,
 ) -> None:
     """Restore by name, whatever the order of the parameters is now, and however they are updated."""
     own = [[names[p] for p in group["params"]] for group in optimizer.param_groups]
@@ -103,10 +122,12 @@ def load_optimizer_state(
         {**theirs, **_ways(group), "params": [index[name] for name in mine]}
         for theirs, group, mine in zip(state["param_groups"], optimizer.param_groups, own, strict=True)
     ]
-    held = {name: parameter for parameter, name in names.items()}
+    held = {name: p for p, name in names.items() if shards is None or shards.holds(p)}
     scalars = state.get(_SCALARS, {})
     values = {
-        index[name]: _cloned(v, held[name], scalars.get(name, ())) for name, v in state["state"].items()
+        index[name]: _cloned(v, held[name], scalars.get(name, ()))
+        for name, v in state["state"].items()
+        if shards is None or name in held
     }
     rest = {k: v for k, v in state.items() if k not in ("state", "param_groups", _SCALARS)}
     # Asked for before loading, which adds a default that only torch's own optimizers have in their groups.
@@ -124,7 +145,8 @@ def load_optimizer_state(
 
 
 def _ways(group: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: group[name] for name in WAYS if name in group}
+    """What a group keeps of its own: how it is updated, and what it is called."""
+    return {name: group[name] for name in (*WAYS, "name") if name in group}
 
 
 def _settled(values: Any) -> Any:

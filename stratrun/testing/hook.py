@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from stratrun.errors import ConfigError
-from stratrun.hooks import Hook
+from stratrun.hooks import POINTS, Hook
 from stratrun.registry import HOOKS
 from stratrun.testing import job
 from stratrun.testing.compare import differences
 from stratrun.testing.plain_state import differing, refuse_unplain
 from stratrun.testing.ranks import shared_ranks
-from stratrun.testing.report import Checks, Report, Wrong
+from stratrun.testing.report import Checks, NotChecked, Report, Wrong
 from stratrun.testing.running import alone
 from stratrun.testing.spec import portable, title
 from stratrun.testing.words import check_words
@@ -108,6 +108,9 @@ class _Trial:
             raise Wrong("\n".join(done.told))
         names = {point for point in done.points if callable(getattr(self.entry, point, None))}
         if not names:
+            others = [p for p in POINTS if _is_of_others(p) and callable(getattr(self.entry, p, None))]
+            if others:
+                raise NotChecked(f"its points are of other jobs than training: {', '.join(others)}")
             raise Wrong(
                 "no method of it was called", "its methods are named after points: after_train_iter, ..."
             )
@@ -187,6 +190,10 @@ class _Trial:
                     "what it logs after a stop is not what it logs without one",
                     "state_dict() and load_state_dict() have all that the hook needs to go on",
                 )
+
+
+def _is_of_others(point: str) -> bool:
+    return any(job in ("test", "predict") for job in point.split("_"))
 
 
 def _late(done: job.Done) -> list[tuple[int, dict[str, Any]]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from stratrun.errors import ConfigError
 from stratrun.loggers import Logger, Record
+from stratrun.loggers.abilities import ABILITIES, verb_of
 from stratrun.loggers.record import PROGRESS
 from stratrun.registry import LOGGERS
 from stratrun.testing import job as jobs
@@ -25,6 +26,7 @@ CLAIMS = {
     "flushing": "what it was given is on disk after flush()",
     "going on": "after close() it goes on where it stopped, losing nothing",
     "failing disk": "where it cannot write it raises an OSError, by which the run goes on without it",
+    "abilities": "what it takes of images, texts, files and runs it keeps, and changes none of it",
     "a run": "on two ranks it writes what one process writes, and training goes on as without it",
 }
 
@@ -55,6 +57,7 @@ def check_logger(
         "flushing": trial.flushing,
         "going on": trial.going_on,
         "failing disk": trial.failing_disk,
+        "abilities": trial.abilities,
         "a run": trial.a_run,
     }
     try:
@@ -77,6 +80,23 @@ def records() -> list[Record]:
         Record("my own", {"x" * 80: 1e300}, epoch=1, iter=3, step=2, samples=24),
         Record("val", {}, epoch=2, iter=4, step=3, samples=32),
     ]
+
+
+def _shown(file: Path, *, images: bool) -> dict[str, list[tuple[Any, ...]]]:
+    """Arguments for each verb beside `log`: names that are no good paths, pictures of each mode."""
+    names = ["plain", "a/b c", "../naïve, in %"]
+    pictures: list[Any] = []
+    if images:
+        from PIL import Image
+
+        pictures = [Image.new(mode, (5, 3), 7) for mode in ("L", "RGB", "RGBA")]
+    return {
+        "start_run": [("c0ffee123456",)],
+        "log_image": [(name, picture, 3) for name in names for picture in pictures],
+        "log_text": [(name, "<a> & ü\nb", 3) for name in names],
+        "log_file": [(name, file) for name in names],
+        "end_run": [("finished",), ("failed",), ("killed",)],
+    }
 
 
 class _Trial:
@@ -178,6 +198,29 @@ class _Trial:
                 f"it raised {type(error).__name__}: {error}", "let an OSError through, as it comes"
             ) from error
         return "it went on"
+
+    def abilities(self) -> str:
+        logger, _ = self.opened("abilities")
+        verbs = [verb for verb in ABILITIES if verb_of(logger, verb) is not None]
+        if not verbs:
+            raise NotChecked("it takes nothing but values")
+        own = self.folder / "given.txt"
+        own.write_text("content")
+        before = set(self.folder.iterdir())
+        given = _shown(own, images="log_image" in verbs)
+        pictures = [arguments[1] for arguments in given["log_image"]]
+        pixels = [picture.tobytes() for picture in pictures]
+        for verb, calls in given.items():
+            for arguments in calls if verb in verbs else ():
+                getattr(logger, verb)(*arguments)
+        logger.close()
+        if [picture.tobytes() for picture in pictures] != pixels:
+            raise Wrong("it changed an image", "an image goes to all loggers; copy what you change")
+        if own.read_text() != "content":
+            raise Wrong("it changed a file that it was given")
+        if outside := [path.name for path in self.folder.iterdir() if path not in before]:
+            raise Wrong(f"it wrote {', '.join(outside)} beside its folder", "a name may lead out of it")
+        return ", ".join(verbs)
 
     def a_run(self) -> str:
         changes = {"loggers": [self.spec], "default_hooks": {"checkpoint": None, "logger": {"interval": 2}}}

@@ -48,6 +48,12 @@ def test_ddp_passes_on_four_ranks_three_of_which_have_no_sample_in_the_last_batc
     assert unchecked(report) == set()
 
 
+def test_ddp_whose_updates_are_divided_among_the_ranks_passes() -> None:
+    report = check_strategy({"type": "ddp", "shard_optimizer": True})
+    assert unchecked(report) == set()
+    assert "1 allgather_base" in report.finding("traffic").told
+
+
 def test_gradients_that_are_kept_whole_within_a_window_are_exchanged_at_its_end_and_saved_in_it() -> None:
     checks = ("accumulation", "unforeseen end", "traffic", "resuming", "to one process")
     report = check_strategy({"type": "fsdp", "accumulate": "unsharded"}, only=checks)

@@ -18,6 +18,7 @@ from stratrun.testing import (
     check_metric,
     check_precision,
 )
+from tests.contracts import wrong_abilities
 from tests.contracts import wrong_parts as wrong
 
 pytestmark = [pytest.mark.usefixtures("ready_ranks"), pytest.mark.timeout(240)]
@@ -54,6 +55,7 @@ LOGGERS: list[tuple[type, str, str, tuple[str, ...]]] = [
     (wrong.Changing, "records", "a record goes to all loggers", ("flushing",)),
     (wrong.Lazy, "flushing", "its files have 0, 0, 0 bytes", ("records",)),
     (wrong.Overwriting, "going on", "for appending", ("records",)),
+    (wrong_abilities.Led, "abilities", "it wrote elsewhere beside its folder", ("records", "flushing")),
     (wrong.Fragile, "failing disk", "let an OSError through", ("flushing", "going on")),
 ]
 METRICS: list[tuple[type, str, str, tuple[str, ...]]] = [

@@ -66,7 +66,9 @@ class Job:
 
     def train(self) -> None:
         """What each process does, from wherever the last one has come."""
-        case = Case(**{**self.case.__dict__, "hooks": (Progress(str(self.folder / "progress")),)})
+        case = Case(
+            **{**self.case.__dict__, "hooks": (*self.case.hooks, Progress(str(self.folder / "progress")))}
+        )
         save = {"interval": INTERVAL, "by_epoch": False, "keep_last": KEEP, **self.save}
         result = train(case, str(self.folder / "work"), save=save, resume="auto")
         with open(self.folder / f"final-{os.environ.get('RANK', '0')}", "wb") as stream:

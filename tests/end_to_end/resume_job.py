@@ -161,7 +161,7 @@ class Case:
 
     size: int = 1
     workers: int = 0
-    accumulate: int = 1
+    accumulate: Any = 1
     precision: Any = "32-true"
     weighted: bool = False
     samples: int = SAMPLES

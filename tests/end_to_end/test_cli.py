@@ -35,6 +35,17 @@ class Net(nn.Linear):
             raise ZeroDivisionError("of the user")
         return super().forward(bits)
 """
+PARSING = """
+from stratrun import TRANSFORMS
+
+@TRANSFORMS.register_module()
+def bits(text):
+    return torch.tensor([float(one) for one in reversed(text)])
+
+@TRANSFORMS.register_module()
+def parity(scores):
+    return int(scores.argmax())
+"""
 CONFIG = """
 model: {type: Net}
 loss: cross_entropy
@@ -124,6 +135,28 @@ def test_the_command_to_run_next_takes_the_best_weights_where_some_are_watched()
     assert f"load_from={checkpoint}" in command
     tested = paste(command)
     assert tested.returncode == 0, tested.stderr
+
+
+@pytest.mark.usefixtures("warm_path")
+def test_raw_inputs_are_predicted_with_the_weights_that_are_named() -> None:
+    with Path("task.py").open("a") as task:
+        task.write(PARSING)
+    trained = stratrun("train", *WORDS, "optimizer.lr=0.1", "loggers=[]")
+    assert trained.returncode == 0, trained.stderr
+    Path("bits.txt").write_text("".join(f"{number:06b}\n" for number in range(9)))
+    words = [*WORDS, "inference_cfg={preprocess: bits, postprocess: parity, batch_size: 4}"]
+    files = ["--inputs", "bits.txt", "--out", "o.jsonl"]
+    predicted = stratrun("predict", *words, "--checkpoint", "last", *files)
+    assert predicted.returncode == 0, predicted.stderr
+    assert "9, one a line, in o.jsonl" in predicted.stdout
+    rows = [json.loads(row) for row in Path("o.jsonl").read_text().splitlines()]
+    assert rows == [{"input": f"bits.txt:{n + 1}", "prediction": n % 2} for n in range(9)]
+    beside = stratrun("predict", *words, "--checkpoint", "step-00000024", "--inputs", "bits.txt")
+    assert beside.returncode == 0, beside.stderr
+    assert Path("work_dirs/parity/predictions.jsonl").read_bytes() == Path("o.jsonl").read_bytes()
+    damaged = stratrun("predict", *words, "--checkpoint", "lsat", *files)
+    assert damaged.returncode == 2 and "Traceback" not in damaged.stderr
+    assert "did you mean the name 'last'" in damaged.stderr
 
 
 @pytest.mark.usefixtures("warm_path")

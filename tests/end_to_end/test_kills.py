@@ -9,6 +9,7 @@ import pytest
 
 from tests.end_to_end.kill_job import INTERVAL, KEEP, Job, killed_jobs
 from tests.end_to_end.resume_job import Case, differences, on, train
+from tests.end_to_end.test_resume_every_step import MOVING
 from tests.ranks import Ranks
 
 EPOCHS, PER_EPOCH = 6, 9
@@ -82,6 +83,17 @@ def test_with_one_of_two_ranks_killed_five_times_it_does_too(bare_ranks: Ranks, 
     (jobs, _) = bare_ranks(killed_jobs, str(tmp_path), Case(size=2, **CASE), 5, 3, {})
     assert sum(job.kills for job in jobs) == 5
     check(jobs, BACKGROUND)
+
+
+def test_killed_four_times_with_averages_spikes_schedules_and_a_frozen_part_it_does_too(
+    bare_ranks: Ranks, tmp_path: Path
+) -> None:
+    case = Case(**{**CASE, **MOVING, "options": {**MOVING["options"], **CASE["options"]}})
+    (jobs, _) = bare_ranks(killed_jobs, str(tmp_path), case, 4, 5, {})
+    check(jobs, BACKGROUND)
+    state = dict(jobs[0].finals()[0]["hooks"])
+    assert state["EMAHook"]["averages"] and state["SpikeHook"]["seen"] == ITERATIONS
+    assert jobs[0].finals()[0]["counters"]["skipped"] > 2
 
 
 def test_a_start_removes_what_was_left_before_the_first_save_and_after_the_last(

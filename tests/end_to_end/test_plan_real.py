@@ -35,6 +35,7 @@ WINDOW = {"train_cfg": {"by_epoch": False, "max_iters": 6, "accumulate": 2}}
 @pytest.mark.parametrize(
     ("strategy", "more", "mesh"),
     [
+        ({"type": "ddp", "shard_optimizer": True}, WINDOW, {"replicate": 4}),
         ("fsdp", WINDOW, {"shard": 4}),
         ({"type": "fsdp", "accumulate": "unsharded"}, WINDOW, {"shard": 4}),
         ("fsdp", {"activation_checkpointing": True}, {"shard": 4}),
@@ -46,7 +47,7 @@ WINDOW = {"train_cfg": {"by_epoch": False, "max_iters": 6, "accumulate": 2}}
         ),
     ],
 )
-def test_memory_and_exchanges_of_sharded_models_on_four_ranks_are_as_planned(
+def test_memory_and_exchanges_of_what_is_sharded_on_four_ranks_are_as_planned(
     strategy: Any, more: Any, mesh: Any, four_ranks: Ranks, tmp_path: Path, capsys: Any
 ) -> None:
     changed: dict[str, Any] = {"strategy": strategy, "work_dir": str(tmp_path / "run"), **more}

@@ -1,12 +1,16 @@
 """How processes end that have saved in the background, and what training does to a save meanwhile."""
 
+import atexit
 import ctypes
 import gc
+import logging
+import multiprocessing.util
 import os
 import runpy
 import subprocess
 import sys
 import traceback
+import weakref
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -62,6 +66,11 @@ def _fork(place: Path, variables: dict[str, str], argv: list[str]) -> int:
 def _be_interpreter(argv: list[str]) -> NoReturn:
     """What `python SCRIPT` does, the end of the interpreter and of the C++ libraries included."""
     gc.freeze()  # else the end takes seconds, to look through all that pytest holds
+    # Temporary folders that libraries have made in pytest are pytest's, which goes on using them.
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+    atexit._clear()
+    for at_end in (logging.shutdown, multiprocessing.util._exit_function):  # type: ignore[attr-defined]
+        atexit.register(at_end)
     sys.argv = argv
     code: Any = 0
     try:

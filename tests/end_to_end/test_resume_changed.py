@@ -97,7 +97,7 @@ SCHEDULES: dict[str, Any] = {
     "step": {"type": "StepLR", "step_size": 1, "gamma": 0.5},
     "warm": [
         {"type": "LinearLR", "start_factor": 0.1, "total_iters": 4, "by_epoch": False},
-        {"type": "CosineAnnealingWarmRestarts", "T_0": 2, "T_mult": 2, "by_epoch": False},
+        {"type": "CosineAnnealingWarmRestarts", "T_0": 2, "T_mult": 2, "by_epoch": False, "begin": 9},
     ],
     "cycle": {"type": "OneCycleLR", "max_lr": 0.1, "total_steps": 30, "by_epoch": False},
     "plateau": {"type": "ReduceLROnPlateau", "monitor": "accuracy", "patience": 0, "threshold": 1.0},
@@ -219,6 +219,30 @@ def test_changed_precision_and_accumulation_are_named_with_what_they_were(
     ]
     run(tmp_path, train_cfg={"max_epochs": 2, "accumulate": 4}, precision="bf16-mixed")
     assert told(capsys.readouterr().out) == []
+
+
+def test_a_changed_schedule_of_accumulation_is_named_and_the_same_one_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, StopAt(3), train_cfg={"max_epochs": 2, "accumulate": [(0, 1), (1, 2)]})
+    capsys.readouterr()
+    run(tmp_path, StopAt(5), train_cfg={"max_epochs": 2, "accumulate": {0: 1, 1: 2}})
+    assert told(capsys.readouterr().out) == []
+    run(tmp_path, train_cfg={"max_epochs": 2, "accumulate": 1})
+    assert told(capsys.readouterr().out) == ["accumulate: was [[0, 1], [1, 2]], is 1 from here on"]
+
+
+def test_a_group_with_another_rule_is_named_and_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def groups(mult: float) -> dict[str, Any]:
+        return {"type": "AdamW", "lr": 0.5, "paramwise": {"bias_lr_mult": mult}}
+
+    run(tmp_path, StopAt(3), optimizer=groups(2.0))
+    capsys.readouterr()
+    runner = run(tmp_path, optimizer=groups(4.0))
+    assert told(capsys.readouterr().out) == [f"optimizer: lr of group 1 2.0 is given, 1.0 goes on {HINT}"]
+    assert [group["lr"] for group in runner.engine.optimizers["optimizer"].param_groups] == [0.5, 1.0]
 
 
 def test_state_of_hooks_that_is_dropped_and_hooks_without_state_are_named(

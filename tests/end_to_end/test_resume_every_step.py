@@ -89,7 +89,32 @@ def test_killed_after_any_step_and_resumed_it_is_the_run_that_was_not(
     check_every_step(case, two_ranks, tmp_path)
 
 
+# Whatever moves during training, at once: all of it goes by counts and has state.
+MOVING: dict[str, Any] = {
+    "accumulate": [(0, 2), (1, 3)],
+    "hooks": (
+        {"type": "EMAHook", "decay": 0.7, "warmup": True, "interval": 2},
+        {"type": "EarlyStoppingHook", "monitor": "accuracy", "patience": 9},
+        {"type": "SpikeHook", "deviations": 0.7, "window": 3, "warmup": 2, "interval": 2, "action": "skip"},
+        {"type": "FreezeHook", "params": "net.0", "until": 1},
+    ),
+    "options": {
+        "non_finite": "skip",
+        "optimizer": {
+            "type": "AdamW",
+            "lr": 0.02,
+            "paramwise": {"bias_decay_mult": 0.0, "rules": {"net.2": {"lr_mult": 2.0}}},
+            "scale_lr": {"base_batch_size": 8},
+        },
+        "param_scheduler": [
+            {"type": "LinearLR", "start_factor": 0.1, "by_epoch": False, "end": 2},
+            {"type": "CosineAnnealingLR", "T_max": 3, "begin": 2, "by_epoch": False},
+        ],
+    },
+}
 OTHERS = {
+    "all that moves": Case(**MOVING),
+    "all that moves on two ranks": Case(size=2, workers=2, **MOVING),
     "weighted window": Case(accumulate=3, weighted=True),
     "weighted window on two ranks": Case(size=2, accumulate=3, weighted=True),
     "scaler that skips": Case(
@@ -103,8 +128,15 @@ OTHERS = {
     "by iterations on two ranks": Case(
         size=2, accumulate=2, train_cfg={"by_epoch": False, "max_iters": ITERATIONS + 1, "val_interval": 3}
     ),
+    "windows of other lengths": Case(
+        accumulate=[(0, 3), (4, 2), (7, 4)],
+        train_cfg={"by_epoch": False, "max_iters": ITERATIONS + 1, "val_interval": 3},
+    ),
     "average of weights": Case(
         accumulate=3, hooks=({"type": "EMAHook", "decay": 0.7, "begin": 1, "warmup": True},)
+    ),
+    "average of weights of some updates": Case(
+        accumulate=3, hooks=({"type": "SWAHook", "begin": 1, "by_epoch": False},)
     ),
     "average of weights on two ranks": Case(size=2, workers=2, hooks=({"type": "EMAHook", "decay": 0.7},)),
     "means over several log points": Case(

@@ -56,6 +56,11 @@ def a_hook_to_build_does_not_derive_from_hook(folder: Path) -> None:
     train(folder, custom_hooks=[{"type": Lone}])
 
 
+@mistake(ConfigError, "EMAHook and SWAHook", "keep one of them")
+def two_hooks_have_averages_to_show(folder: Path) -> None:
+    train(folder, custom_hooks=["EMAHook", {"type": "SWAHook", "begin": 1}])
+
+
 @mistake(ConfigError, "custom_hooks=", "list")
 def the_hooks_are_one_hook(folder: Path) -> None:
     train(folder, custom_hooks=Misspelt())

@@ -27,7 +27,7 @@ def training_takes_no_epochs(folder: Path) -> None:
     train(folder, train_cfg={"max_epochs": 0})
 
 
-@mistake(ConfigError, "train_cfg", "max_epochs='3'", "whole number")
+@mistake(ConfigError, "train_cfg", "max_epochs='3'", "write a number, max_epochs=3")
 def the_number_of_epochs_is_a_string(folder: Path) -> None:
     train(folder, train_cfg={"max_epochs": "3"})
 
@@ -40,6 +40,11 @@ def the_loop_is_a_number(folder: Path) -> None:
 @mistake(ConfigError, "train_cfg", "accumulate=0", "above 0")
 def nothing_is_accumulated(folder: Path) -> None:
     train(folder, train_cfg={"max_epochs": 1, "accumulate": 0})
+
+
+@mistake(ConfigError, "train_cfg", "accumulate=[(5, 4), (0, 1)]", "rising epochs", "[(0, 1), (5, 4)]")
+def the_accumulation_goes_back_in_time(folder: Path) -> None:
+    train(folder, train_cfg={"max_epochs": 1, "accumulate": [(5, 4), (0, 1)]})
 
 
 @mistake(ConfigError, "train_cfg", "val_interval=0", "above 0")

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from stratrun.errors import ConfigError, ModelError, UnknownNameError
+from stratrun.testing.process_state import isolated
 from tests.mistakes.mistake import mistake, train
 
 
@@ -126,3 +128,29 @@ def every_parameter_is_frozen(folder: Path) -> None:
 @mistake(ModelError, "forward", "tokens", "mask", "length", shows="running")
 def the_model_takes_other_arguments(folder: Path) -> None:
     train(folder, model=Typed())
+
+
+class Unordered(nn.Module):
+    """Writes to places in no order."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.zeros_like(inputs).put_(torch.arange(inputs.numel()), inputs)
+
+
+@mistake(
+    RuntimeError,
+    "put_",
+    "in Unordered '1' of the model",
+    "take another one",
+    "deterministic='warn'",
+    shows="running",
+)
+def an_operation_is_not_deterministic(folder: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), Unordered())
+    with isolated():
+        train(folder, model=model, randomness={"seed": 1, "deterministic": True})
+
+
+@mistake(ConfigError, "deterministic='wran'", "True, False or 'warn'", "refuses")
+def the_kind_of_deterministic_mode_is_misspelt(folder: Path) -> None:
+    train(folder, randomness={"deterministic": "wran"})

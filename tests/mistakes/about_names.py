@@ -174,9 +174,9 @@ def the_registration_lacks_its_parentheses(folder: Path) -> None:
         pass
 
 
-@mistake(ConfigError, "param_scheduler", "CosineAnnealingLR", "'T_max'")
+@mistake(ConfigError, "param_scheduler", "StepLR", "'step_size'")
 def the_schedule_lacks_a_required_argument(folder: Path) -> None:
-    train(folder, param_scheduler={"type": "CosineAnnealingLR"})
+    train(folder, param_scheduler={"type": "StepLR"})
 
 
 @mistake(UnknownNameError, "param_scheduler='CosinAnnealingLR'", "did you mean 'CosineAnnealingLR'?")

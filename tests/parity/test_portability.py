@@ -16,7 +16,7 @@ from stratrun import Runner
 from stratrun.checkpoint import StoredCheckpoint
 from stratrun.cli import main
 from stratrun.hooks import Hook
-from stratrun.spread import local_part, spread_as
+from stratrun.spread import Divided, local_part, spread_as
 from stratrun.storage import Folder
 from stratrun.strategies.logical import WAYS
 from tests.problems import CLASSES, FEATURES, points
@@ -33,6 +33,7 @@ PLAN = {"blocks.*.up": "column", "blocks.*.down": "row"}
 STRATEGIES: dict[str, tuple[int, Any]] = {
     "single": (1, "single"),
     "ddp 2": (2, "ddp"),
+    "ddp 2 divided": (2, {"type": "ddp", "shard_optimizer": True}),
     "fsdp 2": (2, "fsdp"),
     "fsdp 4": (4, "fsdp"),
     "hsdp 2x2": (4, {"type": "hsdp", "replicate": 2}),
@@ -105,6 +106,10 @@ class Watch(Hook):
             stored = stored_in(self._saved)
             if not {"EMAHook"} <= state["hooks"].keys() & stored["hooks"].keys():
                 state["hooks"], stored["hooks"] = {}, {}  # it begins anew, or is dropped
+            for key, one in state["optimizers"].items():
+                if isinstance(one["state"], Divided):  # that of this rank's parameters
+                    whole = stored["optimizers"][key]
+                    whole["state"] = {name: whole["state"][name] for name in one["state"]}
             wrong = differences({key: state[key] for key in COMMON}, stored)
             # Where parameters are spread in several ways none is fused: how updates are made is a run's own.
             self.wrong = [name for name in wrong if name.rpartition("/")[2] not in WAYS]

@@ -120,6 +120,16 @@ def test_two_ranks_and_four_resume_to_the_bit(two_ranks: Ranks, four_ranks: Rank
     assert four_ranks(broken_off, str(tmp_path / "four"), (STOP,)) == [[True]] * 4
 
 
+def saved_at_once(work_dir: str) -> bool:
+    truth = ended(f"{work_dir}/whole")
+    ended(f"{work_dir}/cut", stop=STOP, checkpoint_cfg={"asynchronous": False})
+    return same(ended(f"{work_dir}/cut", resume=True), truth)
+
+
+def test_what_is_saved_while_training_waits_is_resumed_to_the_bit(two_ranks: Ranks, tmp_path: Path) -> None:
+    assert two_ranks(saved_at_once, str(tmp_path)) == [True, True]
+
+
 def predicted(work_dir: str, truth: dict[str, Tensor] | None = None) -> Any:
     """What is predicted after training, which validations have interrupted; and weights, or whether they
     are those given."""

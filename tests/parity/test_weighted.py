@@ -1,5 +1,6 @@
 """Losses with a weight: one effective batch gives one gradient, however it is split."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -58,18 +59,42 @@ def plain(samples: int, max_norm: float | None) -> dict[str, Tensor]:
 
 
 def with_runner(
-    samples: int, accumulate: int, max_norm: float | None, work_dir: str, batch: dict[str, int]
+    samples: int,
+    accumulate: int,
+    max_norm: float | None,
+    work_dir: str,
+    batch: dict[str, int] | int,
+    strategy: str = "auto",
 ) -> dict[str, Tensor]:
+    """`batch`: how the loader makes them, or of how many samples those are that come ready for all ranks."""
     model = Tagger()
-    trained(
+    data: Any = {"dataset": sequences(samples), "shuffle": False}
+    runner = trained(
         model,
-        train_dataloader={"dataset": sequences(samples), "shuffle": False, **batch},
+        train_dataloader=shared_out(samples, batch) if isinstance(batch, int) else {**data, **batch},
         train_cfg={"max_epochs": 2, "accumulate": accumulate},
         optimizer={"type": "SGD", "lr": 0.5, "momentum": 0.9},
         clip_grad=max_norm,
+        strategy=strategy,
         work_dir=work_dir,
     )
-    return weights(model.net)
+    found = runner.engine.saved.shared_state()["model"]
+    return {name.removeprefix("net."): whole(value) for name, value in found.items()}
+
+
+def whole(value: Any) -> Tensor:
+    full: Tensor = (value.full_tensor() if hasattr(value, "full_tensor") else value).clone()
+    return full
+
+
+def shared_out(samples: int, batch: int) -> list[tuple[Tensor, ...]]:
+    """Ready batches of one rank, for which they need not be of as many samples as those of another."""
+    rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    columns = sequences(samples).tensors
+    return [
+        tuple(column[start : start + batch][rank::size] for column in columns)
+        for start in range(0, samples, batch)
+    ]
 
 
 # 31 samples: the last window has 7, which leaves a rank without a sample where batches are of 6.
@@ -83,9 +108,25 @@ def test_an_effective_batch_gives_one_gradient_however_it_is_split(
     truth = plain(samples, max_norm)
     alone = with_runner(samples, accumulate, max_norm, str(tmp_path), {"batch_size": size})
     torch.testing.assert_close(alone, truth, rtol=1e-6, atol=1e-6)
-    spread = two_ranks(with_runner, samples, accumulate, max_norm, str(tmp_path), {"global_batch_size": size})
-    for rank in spread:
-        torch.testing.assert_close(rank, truth, rtol=1e-6, atol=1e-6)
+    for strategy in ("ddp", "fsdp"):
+        batch = {"global_batch_size": size}
+        spread = two_ranks(with_runner, samples, accumulate, max_norm, str(tmp_path), batch, strategy)
+        for rank in spread:
+            torch.testing.assert_close(rank, truth, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("split", SPLITS)
+def test_so_it_does_on_four_ranks(split: str, strategy: str, four_ranks: Ranks, tmp_path: Path) -> None:
+    size, accumulate = SPLITS[split]
+    # Four ranks cannot have as many samples each of a batch of 6; they get 2, 2, 1 and 1.
+    batch = {"global_batch_size": size} if size % 4 == 0 else size
+    for samples in (36, 31) if size % 4 == 0 else (36,):
+        for max_norm in (None, 0.1):
+            truth = plain(samples, max_norm)
+            options = (samples, accumulate, max_norm, str(tmp_path), batch, strategy)
+            for rank in four_ranks(with_runner, *options):
+                torch.testing.assert_close(rank, truth, rtol=1e-6, atol=1e-6)
 
 
 class Plain(nn.Module):
@@ -111,3 +152,24 @@ def test_a_weight_that_comes_and_goes_within_a_window_is_refused(tmp_path: Any) 
             optimizer={"type": "SGD", "lr": 0.5},
             work_dir=str(tmp_path),
         )
+
+
+def test_gradients_that_two_optimizers_share_are_divided_by_the_weight_once(tmp_path: Path) -> None:
+    model, twin, columns = Tagger(), Tagger(), sequences(EFFECTIVE).tensors
+    parts = (["net.0"], ["net.0", "net.2"])
+    trained(
+        model,
+        train_dataloader={"dataset": sequences(EFFECTIVE), "batch_size": 6, "shuffle": False},
+        train_cfg={"max_epochs": 2, "accumulate": 2},
+        optimizer={str(i): {"type": "SGD", "lr": 0.1, "params": part} for i, part in enumerate(parts)},
+        work_dir=str(tmp_path),
+    )
+    both = [torch.optim.SGD(some, lr=0.1) for some in (twin.net[0].parameters(), twin.parameters())]
+    for _ in range(2):
+        loss, _ = mean_loss(twin.net, columns)  # type: ignore[arg-type]
+        both[1].zero_grad()
+        loss.backward()
+        for one in both:
+            one.step()
+    for name, value in twin.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=0, atol=1e-6)

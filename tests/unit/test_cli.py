@@ -16,7 +16,7 @@ from stratrun.cli.failures import report
 from stratrun.cli.imports import import_named
 from stratrun.cli.job import settle
 from stratrun.cli.main import run
-from stratrun.cli.predictions import line
+from stratrun.data.json_lines import json_line as line
 from stratrun.distributed import program_command, torchrun_command
 from stratrun.errors import CheckpointError, CheckpointNotFoundError, ConfigError, StorageError
 from stratrun.runner.invocation import Invocation

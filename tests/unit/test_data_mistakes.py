@@ -97,8 +97,11 @@ def test_a_mistake_is_named_with_its_mend_before_anything_is_read(mistake: str) 
 
 
 def test_a_global_batch_that_ranks_cannot_share_is_refused_with_one_that_they_can() -> None:
-    with pytest.raises(ConfigError, match=r"global_batch_size=10 cannot .* by 4 ranks; .* is 8"):
-        on_ranks({"dataset": DATA, "global_batch_size": 10}, 4)
+    for size, near in ((10, 8), (11, 12), (9, 8), (1, 4)):
+        with pytest.raises(
+            ConfigError, match=rf"global_batch_size={size} cannot .* by 4 ranks; .* is {near}"
+        ):
+            on_ranks({"dataset": DATA, "global_batch_size": size}, 4)
 
 
 def test_drop_last_that_leaves_nothing_is_refused() -> None:
@@ -147,8 +150,16 @@ def test_what_concerns_workers_is_ignored_where_there_are_none(key: str) -> None
     assert len(list(feed)) == 2
 
 
-def test_workers_of_a_forgotten_feed_end_at_once() -> None:
-    feed, info = make_feed({"dataset": DATA, "batch_size": 5, "num_workers": 2})
+ONE = {"dataset": DATA, "batch_size": 2, "num_workers": 2}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [ONE, {"type": "MultiLoader", "mode": "min_size", "loaders": {"a": ONE, "b": [DATA[0]]}}],
+    ids=["one loader", "several"],
+)
+def test_workers_of_a_forgotten_feed_end_at_once(spec: Any) -> None:
+    feed, info = make_feed(spec)
     list(feed)
     feed.cycle = feed  # type: ignore[attr-defined]
     start = time.monotonic()

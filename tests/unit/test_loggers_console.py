@@ -92,6 +92,15 @@ def test_plain_lines_are_words_with_one_equals_sign_and_no_control_characters() 
         assert all(word.count("=") == 1 for word in line.split())
 
 
+def test_of_the_rates_of_many_groups_a_line_has_the_least_and_the_greatest() -> None:
+    rates = {f"lr/layer_{number}": 0.5**number for number in range(5)}
+    _, line = plain(progress(max_epochs=10, max_iters=0), *[record(1, {**rates, "loss": 1.0})] * 2)
+    assert line.split()[4:] == ["lr/min=0.0625", "lr/max=1", "loss=1"]
+    few = dict(list(rates.items())[:4])
+    _, line = plain(progress(max_epochs=10, max_iters=0), *[record(1, few)] * 2)
+    assert line.split()[4:] == [f"lr/layer_{n}={v}" for n, v in enumerate(("1", "0.5", "0.25", "0.125"))]
+
+
 def test_results_carry_the_epochs_that_are_done_and_training_the_one_under_way() -> None:
     lines = plain(
         progress(max_epochs=10, max_iters=0),

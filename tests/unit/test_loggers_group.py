@@ -13,7 +13,9 @@ from typing import Any
 import fsspec
 import pytest
 import torch
+from torch import nn
 
+from stratrun import Runner
 from stratrun.errors import ConfigError, UnknownNameError
 from stratrun.loggers import CsvLogger, Logger, LoggerGroup, Record, RunFolder
 from stratrun.state import TrainState
@@ -92,7 +94,7 @@ def test_other_ranks_build_nothing_and_touch_no_disk(tmp_path: Path) -> None:
         (
             [3],
             ConfigError,
-            r"loggers: 3 is no logger; .*\(known: console, csv, jsonl, tensorboard\)",
+            r"loggers: 3 is no logger; .*\(known: .*console, csv, files, jsonl, .*\)",
         ),
     ],
 )
@@ -260,3 +262,23 @@ def test_rich_and_tensorboard_are_imported_only_when_used(tmp_path: Path) -> Non
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert done.stdout.splitlines()[-1].strip() == "imported"
     assert done.stderr == ""
+
+
+def test_what_is_secret_in_the_url_of_a_work_dir_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    runner = Runner(
+        nn.Linear(4, 2),
+        loss="cross_entropy",
+        work_dir="memory://me:hunter2@store/secret-run",
+        train_dataloader=[(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))],
+        predict_dataloader=[torch.zeros(2, 4)],
+        train_cfg={"max_epochs": 1},
+        optimizer={"type": "SGD", "lr": 0.1},
+        loggers=["console", "jsonl"],
+        custom_hooks=["PredictionWriterHook", "ReportHook"],
+    )
+    runner.train()
+    runner.predict()
+    runner.close()
+    shown = "".join(capsys.readouterr())
+    assert "secret-run: a new start" in shown and "2, in memory" in shown and "report: memory" in shown
+    assert "hunter2" not in shown

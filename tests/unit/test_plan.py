@@ -88,6 +88,41 @@ def test_ddp_exchanges_gradients_once_an_update_however_long_the_window(tmp_path
         assert (plan["batch"], plan["data_ranks"], plan["accumulate"]) == (4, 1000, accumulate)
 
 
+def test_divided_updates_leave_a_rank_its_part_of_the_state_and_bring_weights_to_all(
+    tmp_path: Path, capsys: Any
+) -> None:
+    strategy = {"type": "ddp", "shard_optimizer": True}
+    plain = planned(tmp_path, capsys, "--world-size", "4", strategy="ddp")
+    plan = planned(tmp_path, capsys, "--world-size", "4", strategy=strategy)
+    assert plain["memory"]["optimizer"] == 8 * NUMBERS + 4 * TENSORS
+    assert 2 * NUMBERS <= plan["memory"]["optimizer"] < 2.1 * NUMBERS + 4 * TENSORS
+    assert plan["checkpoint"]["bytes"] == pytest.approx(plain["checkpoint"]["bytes"], rel=0.01)
+    sent = plan["exchanges"]["sent_per_rank"] - plain["exchanges"]["sent_per_rank"]
+    assert 3 * NUMBERS <= sent < 3.2 * NUMBERS
+
+
+def test_windows_that_change_are_planned_at_their_longest_and_that_is_told(
+    tmp_path: Path, capsys: Any
+) -> None:
+    window = {"max_epochs": 3, "accumulate": [[0, 1], [1, 4], [2, 2]]}
+    plan = planned(tmp_path, capsys, train_cfg=window)
+    assert plan["accumulate"] == 4
+    assert plan["remarks"] == [
+        "accumulate=[[0, 1], [1, 4], [2, 2]] changes; the figures are of updates of 4 batches"
+    ]
+    assert planned(tmp_path, capsys, train_cfg={"max_epochs": 3, "accumulate": {"0": 3}})["accumulate"] == 3
+
+
+def test_groups_and_scaled_rates_are_planned_as_they_are_trained(tmp_path: Path, capsys: Any) -> None:
+    optimizer = {
+        "type": "AdamW",
+        "paramwise": {"layer_decay": 0.5, "norm_decay_mult": 0},
+        "scale_lr": {"base_batch_size": 64},
+    }
+    plan = planned(tmp_path, capsys, "--world-size", "8", "--strategy", "fsdp", optimizer=optimizer)
+    assert plan["memory"] == planned(tmp_path, capsys, "--world-size", "8", "--strategy", "fsdp")["memory"]
+
+
 def test_the_batch_is_that_of_one_rank_or_the_one_asked_for(tmp_path: Path, capsys: Any) -> None:
     data = {"dataset": {"type": "Rows"}, "global_batch_size": 64}
     options = ("--world-size", "8", "--strategy", "ddp")
@@ -95,6 +130,22 @@ def test_the_batch_is_that_of_one_rank_or_the_one_asked_for(tmp_path: Path, caps
     more = planned(tmp_path, capsys, *options, "--batch-size", "32", train_dataloader=data)
     assert more["batch"] == 32
     assert "global_batch_size=64 cannot be shared equally by 7 ranks" in failure(
+        tmp_path, capsys, "--world-size", "7", "--strategy", "ddp", train_dataloader=data
+    )
+
+
+def test_of_several_loaders_the_first_is_planned_with_or_all_together(tmp_path: Path, capsys: Any) -> None:
+    loaders = {
+        "small": {"dataset": {"type": "Rows"}, "global_batch_size": 16},
+        "large": {"dataset": {"type": "RepeatDataset", "dataset": {"type": "Rows"}, "times": 2}},
+    }
+    data = {"type": "MultiLoader", "loaders": loaders, "mode": "round_robin"}
+    options = ("--world-size", "8", "--strategy", "ddp")
+    plan = planned(tmp_path, capsys, *options, train_dataloader=data)
+    assert plan["batch"] == 2
+    assert "batches as 'small' gives them" in " ".join(plan["remarks"])
+    assert planned(tmp_path, capsys, *options, "--batch-size", "9", train_dataloader=data)["batch"] == 9
+    assert "train_dataloader.loaders.small: global_batch_size=16 cannot be shared equally by 7" in failure(
         tmp_path, capsys, "--world-size", "7", "--strategy", "ddp", train_dataloader=data
     )
 

@@ -33,6 +33,13 @@ def explode(*args, **kwargs):
     raise AssertionError("built too early")
 
 
+class Annotated:
+    def __init__(
+        self, by_epoch: bool = True, ratio: "float | None" = None, name: str = "", length: int | str = 1
+    ):
+        pass
+
+
 # ---- registering
 
 
@@ -184,6 +191,14 @@ class Positional:
         ("Thing", "x: Thing needs 'size'; add it beside 'type'"),
         ({"type": "Linear"}, "x: Linear needs 'in_features', 'out_features'; add them beside 'type'"),
         ({"type": "Thin", "size": 1}, "x='Thin': no things entry named 'Thin'; did you mean 'Thing'?"),
+        (
+            {"type": Annotated, "by_epoch": "no"},
+            "x: Annotated: by_epoch='no' is a string; write true or false, in Python True or False",
+        ),
+        (
+            {"type": Annotated, "ratio": "1e-3"},
+            "x: Annotated: ratio='1e-3' is a string; write a number, ratio=1e-3",
+        ),
         ({"type": 3}, "x: 'type' must be a name or a class, got 3"),
         ({}, "x names no class; add 'type'"),
         ({"lr": "canary", "q": 1}, "x names no class; add 'type' beside 'lr', 'q'"),
@@ -200,6 +215,12 @@ def test_a_wrong_spec_is_refused_and_nothing_is_built(spec, message, method):
         getattr(registry, method)(spec, where="x")
     assert str(caught.value) == message
     assert Thing.built == before
+
+
+def test_text_is_left_to_a_class_that_may_mean_it():
+    registry = Registry("things")
+    for options in ({"ratio": "auto"}, {"by_epoch": "auto"}, {"name": "3"}, {"length": "3"}):
+        registry.check({"type": Annotated, **options})
 
 
 def test_a_class_that_takes_any_argument_takes_it():
@@ -251,7 +272,7 @@ def test_a_lacking_argument_and_a_nested_spec_are_told_with_their_own_line(tmp_p
         DATASETS.check(loader.dataset, where="loader.dataset")
     assert str(caught.value).endswith("did you mean 'indices'? (c.yaml:4)")
     del loader.dataset.indice
-    with pytest.raises(ConfigError, match=r"needs 'dataset', 'indices'; add them beside 'type' \(c.yaml:3\)"):
+    with pytest.raises(ConfigError, match=r"needs 'dataset'; add it beside 'type' \(c.yaml:3\)"):
         DATASETS.check(loader.dataset)
 
 

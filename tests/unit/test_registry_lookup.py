@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from stratrun.errors import ConfigError, MissingDependencyError, UnknownNameError
+from stratrun.errors import ConfigError, MissingDependencyError, UnknownNameError, nearest
 from stratrun.registry import (
     DATASETS,
     METRICS,
@@ -304,3 +304,10 @@ def test_a_bare_string_never_imports_a_path(ask, site):
 def test_a_path_that_leads_nowhere_says_why(path, error, message):
     with pytest.raises(error, match=message):
         MODELS.check({"type": path})
+
+
+def test_of_very_many_names_some_are_listed_and_the_others_counted() -> None:
+    names = [f"a{number:03}" for number in range(100)] + ["zebra"]
+    told = nearest("zq1", names)
+    assert told.startswith("known: zebra, a000, a001, ") and told.endswith(", a038 and 61 more")
+    assert nearest("zq1", names[:40]).endswith(", a039")

@@ -8,7 +8,7 @@ from stratrun.cli.ckpt.entries import Entry
 from stratrun.cli.ckpt.places import add_place, folder_and_entries, newest, options_of, told
 from stratrun.errors import ConfigError, nearest
 
-_WEIGHTS, _DTYPES = ("model", "ema"), ("bfloat16", "float16", "float32")
+_WEIGHTS, _DTYPES = ("model", "ema", "swa"), ("bfloat16", "float16", "float32")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -17,13 +17,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         "-o",
         "--output",
         metavar="FILE",
-        help="a path or a URL that ends in .safetensors; default step-<step>[-ema].safetensors here",
+        help="a path or a URL that ends in .safetensors; default step-<step>[-ema|-swa].safetensors here",
     )
     parser.add_argument(
         "--weights",
-        metavar="model|ema",
+        metavar="model|ema|swa",
         default="model",
-        help="the weights that training goes on with (the default), or the moving averages of the EMAHook",
+        help="the weights that training goes on with (the default), the moving averages of the "
+        "EMAHook, or the averages of the SWAHook",
     )
     parser.add_argument("--dtype", metavar="|".join(_DTYPES), help="convert floating point tensors to this")
     parser.add_argument("--force", action="store_true", help="replace the file if it is there already")

@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_leaves
 
-from stratrun.cli.arguments import Arguments
-from stratrun.cli.imports import import_named
-from stratrun.cli.job import build, settle
+from stratrun.cli.job import form_of
 from stratrun.cli.plan.ledger import Peak, plain
 from stratrun.cli.plan.meter import Traffic
 from stratrun.cli.plan.simulation import Simulation, chosen, first_batch
@@ -25,7 +23,8 @@ from stratrun.cli.plan.stand_in import pretended_group
 from stratrun.data.batch import batch_size_of
 from stratrun.distributed import ProcessEnv
 from stratrun.errors import StratrunError
-from stratrun.hooks.ema import EMAHook
+from stratrun.hooks.averaging import AveragingHook
+from stratrun.loops.schedule import accumulation_of
 from stratrun.runner import checks, parts
 from stratrun.runner.form import Form, require
 
@@ -66,42 +65,39 @@ def plan(given: Namespace, bandwidth: float) -> Plan:
     Raises:
         StratrunError: it could not be started like this.
     """
-    form = _form(given)
+    form = form_of(given, [f"strategy={given.strategy}"] if given.strategy else ())
     require(form, "train")
     checks.check(form, "train")
     per_node = given.per_node or min(given.world_size, _PER_NODE)
     env = ProcessEnv(rank=0, local_rank=0, world_size=given.world_size, launched=True)
-    with _launched(env, per_node), pretended_group(env) as ranks:
+    with launched(env, per_node), pretended_group(env) as ranks:
         simulation = Simulation(form, chosen(form, env), ranks)
         simulation.build()
         hooks = _averaging(form, simulation)
-        accumulate = _accumulate(form)
+        accumulate = _accumulate(form, simulation)
         batch = first_batch(form, simulation.engine, simulation.data_ranks, given.batch_size)
+        if (loader := simulation.engine.batch.loader) is not None:
+            simulation.remarks.append(
+                f"of several loaders, this is for batches as {loader!r} gives them; for those of another, "
+                "put it first"
+            )
         went = _went_through(simulation, batch, accumulate)
         return _plan(given, simulation, hooks, batch, accumulate, went, bandwidth)
 
 
-def _form(given: Namespace) -> Form:
-    arguments = Arguments(
-        job="train",
-        config=given.config,
-        settings=(*given.settings, *([f"strategy={given.strategy}"] if given.strategy else ())),
-        imports=tuple(given.imports),
-        allow=tuple(given.allow),
-    )
-    config = settle(arguments)
-    for name in arguments.imports:
-        import_named(name)
-    return build(arguments, config)._form
-
-
-def _accumulate(form: Form) -> int:
-    loop = form.train_cfg if isinstance(form.train_cfg, Mapping) else {}
-    return int(loop.get("accumulate", 1))
+def _accumulate(form: Form, simulation: Simulation) -> int:
+    """Batches of an update: the most of them, where their number changes, as that exchanges most."""
+    accumulation = accumulation_of(form.train_cfg)
+    if isinstance(accumulation.plain, list):
+        simulation.remarks.append(
+            f"accumulate={accumulation.plain} changes; the figures are of updates of {accumulation.most} "
+            "batches"
+        )
+    return accumulation.most
 
 
 @contextmanager
-def _launched(env: ProcessEnv, per_node: int) -> Iterator[None]:
+def launched(env: ProcessEnv, per_node: int) -> Iterator[None]:
     """What a launcher would tell the ranks, for whoever asks it."""
     told = {
         "RANK": env.rank,
@@ -122,13 +118,12 @@ def _launched(env: ProcessEnv, per_node: int) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _averaging(form: Form, simulation: Simulation) -> list[EMAHook]:
+def _averaging(form: Form, simulation: Simulation) -> list[AveragingHook]:
     """The hooks that keep averages of the weights, with their averages."""
-    hooks = [hook for hook in parts.build_hooks(form) if isinstance(hook, EMAHook)]
-    run: Any = SimpleNamespace(model=simulation.engine.model, step=max((h.begin for h in hooks), default=0))
-    with simulation.pretence:
+    hooks = [hook for hook in parts.build_hooks(form) if isinstance(hook, AveragingHook)]
+    with simulation.pretence, torch.no_grad():
         for hook in hooks:
-            hook.before_train(run)
+            hook.start(simulation.engine.model)
     return hooks
 
 
@@ -162,7 +157,7 @@ def _give_up(simulation: Simulation, why: str) -> None:
 def _plan(
     given: Namespace,
     simulation: Simulation,
-    hooks: list[EMAHook],
+    hooks: list[AveragingHook],
     batch: Any,
     accumulate: int,
     went: bool,
@@ -194,7 +189,7 @@ def _plan(
     )
 
 
-def _named(simulation: Simulation, hooks: list[EMAHook]) -> dict[str, int]:
+def _named(simulation: Simulation, hooks: list[AveragingHook]) -> dict[str, int]:
     """Say what lasting memory is for. Returns how much it is."""
     engine, ledger = simulation.engine, simulation.pretence.ledger
     module = engine.state_module
@@ -245,7 +240,7 @@ def _layout(parameter: Tensor) -> str:
     return f"split, {' and '.join(split)}" if split else "whole on each rank"
 
 
-def _checkpoint(simulation: Simulation, hooks: list[EMAHook]) -> int:
+def _checkpoint(simulation: Simulation, hooks: list[AveragingHook]) -> int:
     """The size of the tensors that one has, each once."""
     with simulation.pretence:
         state: Any = [simulation.engine.saved.shared_state(), *(hook.state_dict() for hook in hooks)]
@@ -254,4 +249,21 @@ def _checkpoint(simulation: Simulation, hooks: list[EMAHook]) -> int:
             part = next(plain(tensor))
             place = (id(part.untyped_storage()), part.storage_offset(), tuple(tensor.shape))
             sizes[place] = tensor.numel() * tensor.element_size()
-    return sum(sizes.values())
+    return sum(sizes.values()) + _divided(simulation)
+
+
+def _divided(simulation: Simulation) -> int:
+    """What optimizers keep on all ranks, of which each has a part: as here for each byte of a parameter.
+
+    The rest of the state has none of it, as torch sees no tree in `Divided`.
+    """
+    shards, found = simulation.engine.saved.shards, 0
+    if shards is None:
+        return found
+    for one in simulation.engine.optimizers.values():
+        trained = [p for group in one.param_groups for p in group["params"] if p.requires_grad]
+        here = sum(p.nbytes for p in trained if shards.holds(p))
+        every = sum(p.nbytes for p in trained)
+        state = sum(t.numel() * t.element_size() for t in _tensors(dict(one.state)))
+        found += state * every // here if here else 0
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from stratrun.cli.plan.stand_in import AgreeingRanks, Pretence
 from stratrun.connector import Choice, choose
 from stratrun.data import build_feed
 from stratrun.data.options import WORKER_KEYS, LoaderOptions
+from stratrun.data.several_spec import SeveralLoaders, is_several
 from stratrun.data.source import Setting
 from stratrun.distributed import DataRanks, ProcessEnv
 from stratrun.engine import Clipping, Engine
@@ -88,7 +90,7 @@ class Simulation:
                 self.pretence.stand_in_for(loss)
             blocks = BlockTransforms(None, self.form.activation_checkpointing)
             self.engine.place(lambda: model, lambda: loss, [blocks])
-            start.prepare_training(self.form, self.engine)
+            start.prepare_training(self.form, self.engine, start.update_size(self.form, self.data_ranks))
             self.engine.start_training()
 
     def run(self, batch: Any, accumulate: int) -> None:
@@ -137,7 +139,7 @@ class Simulation:
         strategy, precision = self.choice.strategy, self.choice.precision
         each = strategy.ranks_per_batch
         precision.setup("cpu")
-        return Engine(
+        engine = Engine(
             accelerator=self.choice.accelerator,
             strategy=strategy,
             precision=precision,
@@ -146,6 +148,8 @@ class Simulation:
             state=TrainState(),
             clipping=Clipping.parse(self.form.clip_grad),
         )
+        engine.gauges.ranks = self._ranks
+        return engine
 
     def _before_update(self, optimizer: Optimizer) -> None:
         held = (p.grad for group in optimizer.param_groups for p in group["params"])
@@ -185,15 +189,16 @@ def first_batch(form: Form, engine: Engine, data_ranks: int, size: int | None) -
         size: Samples of it, if not as many as the config says.
     """
     name, spec = "train_dataloader", form.train_dataloader
-    if isinstance(spec, Mapping):
-        setting = Setting(name, True, 0, 0, data_ranks, False)
-        size = LoaderOptions.from_dict(spec, setting).batch_size if size is None else size
-        # All the data for one rank: what there is of it may not be enough for thousands.
-        spec = edited(spec, drop=["global_batch_size", "num_workers", *WORKER_KEYS], put={"batch_size": size})
-    elif size is not None:
-        raise ConfigError(
-            f"--batch-size {size} needs a train_dataloader that is a dict; a ready-made one has its own"
-        )
+    setting = Setting(name, True, 0, 0, data_ranks, False)
+    if is_several(spec):
+        loaders = SeveralLoaders.of(spec, setting).loaders
+        whole = {
+            key: _for_one_rank(one, replace(setting, name=f"{name}.loaders.{key}"), size)
+            for key, one in loaders.items()
+        }
+        spec = edited(spec, put={"loaders": whole})
+    else:
+        spec = _for_one_rank(spec, setting, size)
     feed = build_feed(
         spec, train=True, seed=0, rank=0, world_size=1, batch=engine.batch, move=lambda one: one, name=name
     )
@@ -201,3 +206,15 @@ def first_batch(form: Form, engine: Engine, data_ranks: int, size: int | None) -
         return next(iter(feed))
     finally:
         feed.close()
+
+
+def _for_one_rank(spec: Any, setting: Setting, size: int | None) -> Any:
+    """A loader with all the data for one rank: what there is of it may not be enough for thousands."""
+    if isinstance(spec, Mapping):
+        size = LoaderOptions.from_dict(spec, setting).batch_size if size is None else size
+        return edited(spec, drop=["global_batch_size", "num_workers", *WORKER_KEYS], put={"batch_size": size})
+    if size is not None:
+        raise ConfigError(
+            f"--batch-size {size} needs a {setting.name} that is a dict; a ready-made one has its own"
+        )
+    return spec

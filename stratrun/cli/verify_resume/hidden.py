@@ -35,8 +35,9 @@ def hidden_state(runner: Any) -> dict[str, str]:
         buffers = {key: module._buffers[key] for key in sorted(module._non_persistent_buffers_set)}
         found |= _texts(called, buffers)
     dataset = getattr(runner.train_dataloader, "dataset", None)
-    if dataset is not None:
-        found |= _attributes(f"training data {type(dataset).__name__}", dataset)
+    # Of several loaders there are several.
+    for one in dataset.values() if isinstance(dataset, dict) else [] if dataset is None else [dataset]:
+        found |= _attributes(f"training data {type(one).__name__}", one)
     return found
 
 
