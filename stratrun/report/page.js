@@ -5,14 +5,15 @@ const AXES = { iter: "iteration", epoch: "epoch", hours: "hours at work" };
 const runs = [...new Set(CHARTS.flatMap((chart) => chart.lines.map((line) => line.run)))];
 const byId = (id) => document.getElementById(id);
 
-// An exponential moving average, corrected for its start as in Adam (Kingma and Ba, 2015); gaps stay gaps.
+// An exponential moving average, corrected for its start as in Adam (Kingma and Ba, 2015), as steps towards each value:
+// a constant stays what it is to the last digit (its axis has no digits of noise to label). Gaps stay gaps.
 function smoothed(values, weight) {
   let mean = 0, left = 1;
   return values.map((value) => {
     if (value === null) return null;
-    mean = weight * mean + (1 - weight) * value;
     left *= weight;
-    return mean / (1 - left);
+    mean += ((1 - weight) / (1 - left)) * (value - mean);
+    return mean;
   });
 }
 
@@ -43,9 +44,10 @@ function traces(chart, { smoothing, axis }) {
 function layout(chart, { axis, log }) {
   return {
     title: { text: chart.title, font: { size: 14 }, x: 0, xanchor: "left" },
-    margin: { l: 55, r: 10, t: 36, b: 80 },
+    // Margins are fixed: left to Plotly, the width of the labels and that of the axis can chase one another for ever.
+    margin: { l: 68, r: 12, t: 36, b: 80, autoexpand: false },
     xaxis: { title: { text: AXES[axis], standoff: 4 } },
-    yaxis: { type: log ? "log" : "linear", automargin: true },
+    yaxis: { type: log ? "log" : "linear" },
     legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom" },
     hovermode: "closest",
   };

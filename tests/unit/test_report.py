@@ -295,3 +295,5 @@ def test_a_browser_draws_every_chart_and_smooths_the_curves(tmp_path: Path) -> N
         and "hours at work" not in plain.partition("<main")[2].partition("</main>")[0]
     )
     assert smooth.count('class="js-line"') > plain.count('class="js-line"')
+    labels = re.findall(r'class="ytick"><text[^>]*>([^<]+)<', smooth)
+    assert labels and max(map(len, labels)) <= 8
