@@ -1,6 +1,7 @@
 """``stratrun verify-resume`` on jobs that resume exactly, and on jobs that do not and have to be told why."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -148,7 +149,8 @@ def test_a_hook_whose_state_is_lost_is_named() -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the run resumed from iteration 3 is not the uninterrupted one" in done.stdout
     assert "weights: " in done.stdout and "3.bias by up to 0.0" in done.stdout
-    assert "logged: 6 of 10 rows not equal\n    iteration 5 (train): loss 0." in done.stdout
+    # The accuracy may be the same all the same, and on some machines is.
+    assert re.search(r"logged: [56] of 10 rows not equal\n    iteration 5 \(train\): loss 0\.", done.stdout)
     assert "hook Decay.factor is 0.43" in done.stdout and " uninterrupted and 0.59" in done.stdout
     assert "return it from the hook's state_dict" in done.stdout
     assert "two uninterrupted runs are equal, so something is lost at resuming" in done.stdout

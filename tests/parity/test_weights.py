@@ -250,9 +250,11 @@ def test_every_optimizer_reaches_the_weights_of_a_plain_loop(
     kind: str, two_ranks: Ranks, tmp_path: Any
 ) -> None:
     spec = {"type": kind, **KINDS[kind]}
-    assert_same(with_optimizer(spec, str(tmp_path)), plain_by(kind, BATCH))
+    # Those that divide by the size of a gradient make much of the rounding of a small one.
+    tolerance = {"rtol": 1e-4, "atol": 1e-5}
+    assert_same(with_optimizer(spec, str(tmp_path)), plain_by(kind, BATCH), **tolerance)
     for spread in two_ranks(with_optimizer, spec, str(tmp_path)):
-        assert_same(spread, plain_by(kind, BATCH * 2), rtol=1e-4, atol=1e-5)
+        assert_same(spread, plain_by(kind, BATCH * 2), **tolerance)
 
 
 def plain_by_two(batch: int) -> dict[str, Tensor]:
