@@ -19,7 +19,7 @@ Do one job of a run that a config file describes.
   test      metrics on the test data
   predict   what the model says of each sample, into predictions.jsonl in the work dir
 
-Or look after what runs have left; each has a --help of its own.
+Or see to what comes before and after; each has a --help of its own, `stratrun help COMMAND` too.
 """
 _EXAMPLES = """\
 examples:
@@ -30,7 +30,12 @@ examples:
   stratrun predict digits.yaml --import models.py --checkpoint best --inputs 'scans/*.png' --out digits.jsonl
   torchrun --nproc_per_node=2 -m stratrun train digits.yaml --import models.py
 
-A mistake of the user ends with exit code 2, Ctrl-C with 130, any other failure with 1.
+exit codes:
+  0   done
+  1   a failure, or what was to be compared or verified is not as it should be
+  2   a mistake of the user's: nothing was lost, and the message says what to change
+  130 Ctrl-C; 143 SIGTERM; any other signal that ends a run is 128 and its number
+
 STRATRUN_FULL_TRACEBACK=1 shows where in stratrun an error was raised."""
 _SETTING = re.compile(r"[A-Za-z_][\w.-]*=")
 _CONFIG_ENDINGS = (".yaml", ".yml", ".toml", ".json", ".py")
@@ -133,6 +138,19 @@ def _parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("job", metavar="JOB", nargs="?", help="train, val, test or predict")
+    _add_job_arguments(parser)
+    parser.add_argument("--version", action="version", version=f"stratrun {stratrun.__version__}")
+    return parser
+
+
+def job_parser(job: str) -> ArgumentParser:
+    """The parser of one job, for what reads parsers and does not parse."""
+    parser = Parser(prog=f"stratrun {job}", allow_abbrev=False)
+    _add_job_arguments(parser)
+    return parser
+
+
+def _add_job_arguments(parser: ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument(
         "--work-dir", metavar="PATH", help="where all files go: a path or a URL; default work_dirs/<config>"
@@ -148,8 +166,6 @@ def _parser() -> ArgumentParser:
         help="weights to evaluate: last, best, best:METRIC, step-00000012 of the work dir; or a path or URL",
     )
     _add_raw_inputs(parser)
-    parser.add_argument("--version", action="version", version=f"stratrun {stratrun.__version__}")
-    return parser
 
 
 def _add_raw_inputs(parser: ArgumentParser) -> None:

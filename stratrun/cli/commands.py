@@ -16,31 +16,94 @@ class Command:
 
     module: str
     about: str
+    examples: tuple[str, ...]
+    """What may follow its name, as its ``--help`` shows it."""
     settable: bool = False
     """Whether it reads a config, whose values can be set as key=value."""
+    opens: bool = False
+    """Whether all from the first word that is no option of its own on is another command line."""
 
 
 COMMANDS: Mapping[str, Command] = {
-    "ckpt ls": Command("stratrun.cli.ckpt.ls", "list the checkpoints of a run"),
-    "ckpt show": Command("stratrun.cli.ckpt.show", "what a checkpoint holds"),
-    "ckpt verify": Command("stratrun.cli.ckpt.verify", "read and check every byte of checkpoints"),
-    "ckpt export": Command("stratrun.cli.ckpt.export", "the weights alone, as one safetensors file"),
-    "ckpt prune": Command("stratrun.cli.ckpt.prune", "delete old checkpoints"),
-    "env": Command("stratrun.cli.env", "versions, hardware and variables, and what is amiss with them"),
+    "ckpt ls": Command(
+        "stratrun.cli.ckpt.ls",
+        "list the checkpoints of a run",
+        ("work_dirs/digits", "s3://bucket/run1 --verify", "work_dirs/digits --json"),
+    ),
+    "ckpt show": Command(
+        "stratrun.cli.ckpt.show",
+        "what a checkpoint holds",
+        ("work_dirs/digits/last", "work_dirs/digits/best --tensors 'model/*'"),
+    ),
+    "ckpt verify": Command(
+        "stratrun.cli.ckpt.verify", "read and check every byte of checkpoints", ("work_dirs/digits",)
+    ),
+    "ckpt export": Command(
+        "stratrun.cli.ckpt.export",
+        "the weights alone, as one safetensors file",
+        ("work_dirs/digits/best -o digits.safetensors",),
+    ),
+    "ckpt prune": Command(
+        "stratrun.cli.ckpt.prune",
+        "delete old checkpoints",
+        ("work_dirs/digits --keep-last 2", "work_dirs/digits --keep-last 2 --yes"),
+    ),
+    "completion": Command(
+        "stratrun.cli.completion",
+        "have a shell complete commands and options",
+        ("bash > ~/.local/share/bash-completion/completions/stratrun", "zsh > ~/.zfunc/_stratrun"),
+    ),
     "find-lr": Command(
-        "stratrun.cli.find_lr", "try rising learning rates, and see which the loss falls at", settable=True
+        "stratrun.cli.find_lr",
+        "try rising learning rates, and see which the loss falls at",
+        ("digits.yaml --import parts.py", "digits.yaml --import parts.py --end-lr 1 --out rates.png"),
+        settable=True,
+    ),
+    "info": Command(
+        "stratrun.cli.info",
+        "versions, hardware and variables, and what is amiss with them",
+        ("", "--json > info.json"),
+    ),
+    "launch": Command(
+        "stratrun.cli.launch",
+        "start a job or a program on several processes, by torchrun",
+        (
+            "-n 2 train digits.yaml --import parts.py",
+            "-n 8 train.py",
+            "-n 8 --nodes 2 --rendezvous node0:29500 train digits.yaml --resume auto",
+        ),
+        opens=True,
+    ),
+    "list": Command(
+        "stratrun.cli.list",
+        "what a config may name: hooks, strategies, ...",
+        ("", "hooks", "hooks EMAHook", "models --import parts.py"),
+    ),
+    "new": Command(
+        "stratrun.cli.new", "a small project that trains at once", ("spirals", "projects/spirals")
     ),
     "plan": Command(
-        "stratrun.cli.plan", "what a run needs on so many ranks, without starting it", settable=True
+        "stratrun.cli.plan",
+        "what a run needs on so many ranks, without starting it",
+        ("digits.yaml --import parts.py -n 8 --strategy fsdp",),
+        settable=True,
     ),
     "plot-schedule": Command(
         "stratrun.cli.plot_schedule",
         "draw learning rates over a training, without starting it",
+        ("digits.yaml --import parts.py", "digits.yaml --import parts.py --out rates.png"),
         settable=True,
     ),
-    "report": Command("stratrun.cli.report", "curves, settings and results of runs, as a page"),
+    "report": Command(
+        "stratrun.cli.report",
+        "curves, settings and results of runs, as a page",
+        ("work_dirs/digits", "work_dirs/digits work_dirs/digits-2 --out both.html"),
+    ),
     "verify-resume": Command(
-        "stratrun.cli.verify_resume", "kill and resume a short run, and compare it bit by bit", settable=True
+        "stratrun.cli.verify_resume",
+        "kill and resume a short run, and compare it bit by bit",
+        ("digits.yaml --import parts.py --iters 4", "digits.yaml --import parts.py -n 2"),
+        settable=True,
     ),
 }
 

@@ -6,9 +6,10 @@ import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from stratrun.cli.arguments import Parser, check_config, why_unknown
-from stratrun.cli.commands import COMMANDS, Command, group_of, listed, named_in
+from stratrun.cli.commands import COMMANDS, group_of, listed, named_in
 from stratrun.errors import ConfigError, nearest
 
 
@@ -26,9 +27,7 @@ def command(argv: Sequence[str]) -> int | None:
         return _group(words)
     name, rest = found
     module = import_module(COMMANDS[name].module)
-    parser = _parser(name, COMMANDS[name])
-    module.add_arguments(parser)
-    given = _understood(name, parser, rest)
+    given = _understood(name, parser_of(name, module), rest)
     try:
         code = int(module.run(given))
         sys.stdout.flush()
@@ -49,24 +48,46 @@ def _is_unread() -> bool:
     return True
 
 
-def _parser(name: str, about: Command) -> Parser:
-    sentence = f"{about.about[0].upper()}{about.about[1:]}."
-    return Parser(
+def parser_of(name: str, module: ModuleType) -> Parser:
+    """The parser of a command, whose ``--help`` ends with examples."""
+    command = COMMANDS[name]
+    sentence = f"{command.about[0].upper()}{command.about[1:]}."
+    parser = Parser(
         prog=f"stratrun {name}",
         description=sentence,
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    module.add_arguments(parser)
+    lines = "\n".join(f"  stratrun {name} {example}".rstrip() for example in command.examples)
+    parser.epilog = "\n\n".join(filter(None, (parser.epilog, f"examples:\n{lines}")))
+    return parser
 
 
 def _understood(name: str, parser: ArgumentParser, words: list[str]) -> Namespace:
+    command = COMMANDS[name]
+    rest: list[str] = []
+    if command.opens:
+        words, rest = _split(parser, words)
     given, unknown = parser.parse_known_intermixed_args(words)
-    settable = COMMANDS[name].settable
     if unknown:
-        raise ConfigError(why_unknown(unknown[0], parser, settable=settable))
-    if settable:
+        raise ConfigError(why_unknown(unknown[0], parser, settable=command.settable))
+    if command.settable:
         check_config(given.config, given.settings, name)
+    if command.opens:
+        given.rest = rest
     return given
+
+
+def _split(parser: ArgumentParser, words: list[str]) -> tuple[list[str], list[str]]:
+    """The options of a command, and from the first other word on what they are for."""
+    place = 0
+    # `-m` names a module to start, as for python and torchrun.
+    while place < len(words) and words[place].startswith("-") and words[place] != "-m":
+        action = parser._option_string_actions.get(words[place])
+        # `--key=value` is one word, a flag too.
+        place += 2 if action is not None and action.nargs is None else 1
+    return words[:place], words[place:]
 
 
 def _group(words: list[str]) -> int | None:

@@ -22,6 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str]) -> int:
     """Do what the command line says, and report what fails. Returns the exit code."""
+    if argv and argv[0] == "help":
+        argv = [*argv[1:], "--help"]
     try:
         code = command(argv)
         if code is not None:

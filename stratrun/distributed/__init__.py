@@ -1,6 +1,6 @@
 from stratrun.distributed.collectives import Collectives
 from stratrun.distributed.data_ranks import DataRanks
-from stratrun.distributed.env import ProcessEnv, program_command, torchrun_command
+from stratrun.distributed.env import ProcessEnv, program_command, torchrun, torchrun_command
 from stratrun.distributed.process_group import (
     check_backend,
     control_group,
@@ -23,5 +23,6 @@ __all__ = [
     "leave",
     "message_board",
     "program_command",
+    "torchrun",
     "torchrun_command",
 ]

@@ -70,13 +70,14 @@ def program_command(arguments: Sequence[str], processes: int = 0) -> str:
     else:
         target = [_typed(Path(program)) if is_ours else os.path.relpath(program)]
     if processes:
-        start = [*_torchrun(), f"--nproc_per_node={processes}"]
+        start = [*torchrun(), f"--nproc_per_node={processes}"]
     else:
         start = [] if is_ours and spec is None else [_typed(Path(sys.executable))]
     return shlex.join([*start, *target, *arguments])
 
 
-def _torchrun() -> list[str]:
+def torchrun() -> list[str]:
+    """How torchrun is called, the one of this interpreter."""
     beside = Path(sys.executable).with_name("torchrun")
     if beside.exists():
         return [_typed(beside)]

@@ -11,6 +11,11 @@ def plugin_names(kind: str) -> set[str]:
     return entry_points(group=f"stratrun.{kind}").names
 
 
+def owner_of(kind: str, name: str) -> str:
+    """The package that offers the plugin."""
+    return ", ".join(sorted({_owner(plugin) for plugin in entry_points(group=f"stratrun.{kind}", name=name)}))
+
+
 def load_plugin(kind: str, name: str) -> Callable[..., Any] | None:
     """Import the one plugin of that name, no other; None where there is none.
 

@@ -10,7 +10,7 @@ from stratrun.errors import ConfigError, MissingDependencyError, UnknownNameErro
 from stratrun.registry.arguments import Arguments, at, name_of, parameters_of
 from stratrun.registry.fallbacks import module_of, public_classes
 from stratrun.registry.later import load_public
-from stratrun.registry.plugins import load_plugin, plugin_names
+from stratrun.registry.plugins import load_plugin, owner_of, plugin_names
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -89,10 +89,15 @@ class Registry:
 
     def names(self) -> list[str]:
         """Every name that `get` knows."""
-        found = set(self._own_names())
-        for module in self._fallbacks:
-            found.update(public_classes(module))
-        return sorted(found)
+        return sorted(self.providers())
+
+    def providers(self) -> dict[str, str]:
+        """By every name that `get` knows the package that it comes from, or the module of the user."""
+        found = {name: owner_of(self.kind, name) for name in plugin_names(self.kind)}
+        for module in reversed(self._fallbacks):
+            found.update(dict.fromkeys(public_classes(module), module))
+        own = self.entries().items()
+        return {**found, **{name: entry.__module__.partition(".")[0] for name, entry in own}}
 
     def entries(self) -> dict[str, Callable[..., Any]]:
         """Built-in and registered entries by name, in the order of registration."""
@@ -211,11 +216,15 @@ class Registry:
         if guess.startswith("did you mean") or not self._fallbacks:
             return guess
         own = nearest("", self._own_names()) + ", and " if self._own_names() else "known: "
-        absent = [module for module in self._fallbacks if module_of(module) is None]
-        if absent:
-            mend = f": pip install 'stratrun[{self._extra}]'" if self._extra else ""
-            return f"{own}the classes of {absent[0]}, which is not installed{mend}"
-        return f"{own}the classes of {', '.join(self._fallbacks)}"
+        return own + _classes_of(self._fallbacks, self._extra)
+
+
+def _classes_of(modules: tuple[str, ...], extra: str | None) -> str:
+    absent = [module for module in modules if module_of(module) is None]
+    if absent:
+        mend = f": pip install 'stratrun[{extra}]'" if extra else ""
+        return f"the classes of {absent[0]}, which is not installed{mend}"
+    return f"the classes of {', '.join(modules)}"
 
 
 def _imported(kind: str, path: str) -> Callable[..., Any]:

@@ -2,6 +2,7 @@
 
 from tests.mistakes import (
     about_checkpoints,
+    about_command_line,
     about_configs,
     about_data,
     about_developing,
@@ -18,6 +19,7 @@ from tests.mistakes.mistake import MISTAKES
 __all__ = [
     "MISTAKES",
     "about_checkpoints",
+    "about_command_line",
     "about_configs",
     "about_data",
     "about_developing",

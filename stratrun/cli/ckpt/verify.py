@@ -5,8 +5,6 @@ import time
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from stratrun.checkpoint import StoredCheckpoint
-from stratrun.checkpoint.reader import damage
 from stratrun.cli.ckpt import text
 from stratrun.cli.ckpt.entries import Entry
 from stratrun.cli.ckpt.places import add_place, folder_and_entries, newest, told
@@ -50,6 +48,10 @@ def check(folder: Folder) -> tuple[str | None, float]:
     Raises:
         OSError: it could not be fetched, which says nothing of its state.
     """
+    # Here, as they bring torch, which a help text can do without.
+    from stratrun.checkpoint import StoredCheckpoint
+    from stratrun.checkpoint.reader import damage
+
     start = time.perf_counter()
     try:
         StoredCheckpoint(folder).verify()

@@ -19,7 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add_config_arguments(parser)
     parser.add_argument(
-        "--world-size", metavar="N", type=int, default=1, help="how many ranks there are; default 1"
+        "-n", "--world-size", metavar="N", type=int, default=1, help="how many ranks there are; default 1"
     )
     parser.add_argument(
         "--per-node", metavar="K", type=int, help="how many of them are on a machine; default 8, or all"

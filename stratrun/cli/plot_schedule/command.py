@@ -24,7 +24,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--param", metavar="NAME", default="lr", help="such as momentum or weight_decay; default lr"
     )
     parser.add_argument(
-        "--world-size", metavar="N", type=int, default=1, help="how many ranks share the data; default 1"
+        "-n",
+        "--world-size",
+        metavar="N",
+        type=int,
+        default=1,
+        help="how many ranks share the data; default 1",
     )
     parser.add_argument(
         "--batches-per-epoch",

@@ -29,7 +29,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         help=f"stop after M iterations, unless the config ends before; default {_ITERATIONS}",
     )
     parser.add_argument(
-        "--nproc", metavar="P", type=int, default=1, help="train on P processes of this machine; default 1"
+        "-n",
+        "--nproc",
+        metavar="P",
+        type=int,
+        default=1,
+        help="train on P processes of this machine; default 1",
     )
 
 

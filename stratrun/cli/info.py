@@ -1,4 +1,4 @@
-"""``stratrun env``: what runs on this machine would run on."""
+"""``stratrun info``: what runs on this machine would run on."""
 
 import os
 from argparse import ArgumentParser, Namespace
