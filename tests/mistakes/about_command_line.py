@@ -39,19 +39,41 @@ typed("a_command_of_a_group_is_misspelt", "ckpt lst work", ConfigError, "'lst'",
 typed("no_config_is_given", "train", ConfigError, "which config?", "stratrun train CONFIG")
 typed("a_setting_comes_first", "train optimizer.lr=1", ConfigError, "which config?", "key=value")
 typed("an_option_is_misspelt", "train c.yaml --resum", ConfigError, "--resum", "did you mean '--resume'?")
-typed("a_setting_is_given_as_an_option", "train c.yaml --optimizer.lr=1", ConfigError, "optimizer.lr=1")
+typed(
+    "a_setting_is_given_as_an_option",
+    "train c.yaml --optimizer.lr=1",
+    ConfigError,
+    "--optimizer.lr is no option",
+    "optimizer.lr=1",
+)
 typed("a_config_is_given_twice", "train a.yaml b.yaml", ConfigError, "'b.yaml'", "one config")
-typed("evaluation_weights_are_given_to_training", "train c.yaml --checkpoint best", ConfigError, "--resume")
-typed("raw_inputs_are_given_to_training", "train c.yaml --inputs a.png", ConfigError, "predict")
+typed(
+    "evaluation_weights_are_given_to_training",
+    "train c.yaml --checkpoint best",
+    ConfigError,
+    "--checkpoint",
+    "--resume",
+)
+typed("raw_inputs_are_given_to_training", "train c.yaml --inputs a.png", ConfigError, "--inputs", "predict")
 typed("a_kind_is_misspelt", "list hoks", ConfigError, "'hoks'", "did you mean 'hooks'?")
 typed("an_entry_of_a_kind_is_misspelt", "list hooks EMAHok", ConfigError, "'EMAHok'", "'EMAHook'")
 typed("nothing_is_launched", "launch -n 2", ConfigError, "what shall be launched?", "train CONFIG")
 typed("a_job_to_launch_is_misspelt", "launch -n 2 trian c", ConfigError, "'trian'", "did you mean 'train'?")
-typed("a_config_is_launched_without_a_job", "launch -n 2 c.yaml", ConfigError, "launch train c.yaml")
+typed(
+    "a_config_is_launched_without_a_job",
+    "launch -n 2 c.yaml",
+    ConfigError,
+    "which job of c.yaml",
+    "launch train c.yaml",
+)
 typed("a_program_to_launch_is_not_there", "launch -n 2 tran.py", ConfigError, "'tran.py'", "no Python file")
 typed("no_process_is_asked_for", "launch -n 0 train c", ConfigError, "'0'", "from 1 on")
 typed(
-    "several_machines_do_not_know_where_to_meet", "launch -n 2 --nodes 2 train c", ConfigError, "--rendezvous"
+    "several_machines_do_not_know_where_to_meet",
+    "launch -n 2 --nodes 2 train c",
+    ConfigError,
+    "--nodes 2",
+    "--rendezvous",
 )
 typed(
     "a_place_to_meet_is_no_place",
@@ -64,6 +86,7 @@ typed(
     "a_launcher_is_misspelt",
     "launch -n 2 --launcher slrum train c",
     UnknownNameError,
+    "'slrum'",
     "did you mean 'slurm'?",
 )
 typed(
