@@ -12,7 +12,8 @@ from stratrun.registry import HOOKS
 if TYPE_CHECKING:
     from stratrun.context import RunContext
 
-_EVENTS = ("end", "stop", "exception")
+_WHEN = {"end": "at the end", "stop": "on a stop", "exception": "on an exception"}
+_EVENTS = tuple(_WHEN)
 
 
 @HOOKS.register_module()
@@ -101,6 +102,20 @@ class CheckpointHook(Hook):
     def best(self) -> dict[str, list[list[float | int]]]:
         """For each metric that is watched its best values, best first, each with its iteration."""
         return {name: [[value, at] for value, at in found] for name, found in self._top.best.items()}
+
+    @property
+    def plan(self) -> str:
+        """When it saves and what it keeps, in words."""
+        times = (
+            []
+            if self.interval is None
+            else [_every(self.interval, "epoch" if self.by_epoch else "iteration")]
+        )
+        times += [] if self._pause is None else [_every(self._pause / 60, "minute")]
+        times += [f"at the best {name}" for name in self._top.rules]
+        times += [words for event, words in _WHEN.items() if event in self.save_on]
+        kept = "all are kept" if self.keep_last is None else f"the newest {self.keep_last} are kept"
+        return f"{', '.join(times) or 'only when asked for'}; {kept}"
 
     def before_train(self, runner: RunContext) -> None:
         self._due = False
@@ -204,6 +219,10 @@ def is_last(runner: RunContext) -> bool:
     if runner.max_epochs is not None and runner.epoch >= runner.max_epochs:
         return True
     return runner.max_iters is not None and runner.iter >= runner.max_iters
+
+
+def _every(count: float, unit: str) -> str:
+    return f"every {unit}" if count == 1 else f"every {count:g} {unit}s"
 
 
 def _events(save_on: Any) -> frozenset[str]:

@@ -31,18 +31,28 @@ class IterTimerHook(Hook):
         self._taken: dict[str, list[float]] = {"time": [], "data_time": []}
         self._times, self._waits = self._taken.values()
         self._settle: Callable[[], object] = lambda: None
+        self.waiting = 0.0
+        """Seconds that training has waited for batches, since it began."""
+        self.validating = 0.0
+        """Seconds that validation within it has taken."""
+        self._validation = 0.0
 
     def before_train(self, runner: RunContext) -> None:
         runner.records.ask(self._taken)
         self._settle = runner.records.settle
+        self.waiting = self.validating = 0.0
         self._ended = perf_counter()
 
     def before_train_epoch(self) -> None:
         self._ended = perf_counter()
 
+    def before_val(self) -> None:
+        self._validation = perf_counter()
+
     def after_val(self) -> None:
         # Validation in between is neither an iteration nor waiting.
         self._ended = perf_counter()
+        self.validating += self._ended - self._validation
 
     def before_train_iter(self) -> None:
         self._data_time = perf_counter() - self._ended
@@ -51,6 +61,7 @@ class IterTimerHook(Hook):
         now = perf_counter()
         self._times.append(now - self._ended)
         self._waits.append(self._data_time)
+        self.waiting += self._data_time
         self._ended = now
         if len(self._times) >= WAITING:
             self._settle()

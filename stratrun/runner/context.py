@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Collection
 from functools import cached_property
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import nn
@@ -49,6 +50,8 @@ class RunnerContext(Fed, Logged, Outputs):
         self.request = self.control.request
         self.metrics: dict[str, float] = {}
         self.last_checkpoint: str | None = None
+        self.seconds_saving = 0.0
+        """How long the present job was held up by its saves, those that go on beside it included."""
         self.has_weights = False
         """Whether the model holds weights that were trained or loaded in this run."""
         self.load_report: LoadReport | None = None
@@ -180,6 +183,7 @@ class RunnerContext(Fed, Logged, Outputs):
             self.call_hooks("before_save_checkpoint", checkpoint=state)
             return state
 
+        began = perf_counter()
         self.last_checkpoint = self.checkpointer.save(
             self.iter,
             shared,
@@ -190,7 +194,14 @@ class RunnerContext(Fed, Logged, Outputs):
             # Beside a job alone, as that waits for it at its end.
             background=self._started.saving.asynchronous and self._job is not None,
         )
+        self.seconds_saving += perf_counter() - began
         return self.last_checkpoint
+
+    def finish_saving(self) -> None:
+        """Wait for a save that goes on beside the job."""
+        began = perf_counter()
+        self.checkpointer.wait()
+        self.seconds_saving += perf_counter() - began
 
     @property
     def _started(self) -> start.Started:

@@ -310,20 +310,21 @@ class Runner(RunnerContext):
             self.call_hooks("before_run")
             origin = resume.load(self, self._started.ranks, self._form)
             self.loggers.start_run(self.checkpointer.run_id)
-            self.loggers.say(summary.at_start(self, job, origin))
+            self.loggers.say(summary.at_start(self, job, self._form, origin, self._started.data.world_size))
+            clock = summary.Clock(self)
             if job == "train":
                 self.engine.start_training()
             else:
                 self.engine.start_evaluation()
             self.control.start()
             yield
-            self.checkpointer.wait()
+            self.finish_saving()
             self.call_hooks("after_run")
-            self.checkpointer.wait()  # once more, as that may have saved
+            self.finish_saving()  # once more, as that may have saved
             self.control.meet()  # what came since is for all to know, too
             for text in self.hooks.never_called():
                 warnings.warn(text, stacklevel=2)
-            self.loggers.say(summary.at_end(self, job, self._form, self.compilations))
+            self.loggers.say(summary.at_end(self, job, self._form, clock, self.compilations))
             ended = stopping.outcome(self)
         except BaseException as error:
             ended = stopping.failed(self, error)

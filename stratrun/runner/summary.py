@@ -1,36 +1,78 @@
 """What a run says of itself when it starts and when it ends."""
 
+from time import perf_counter
+
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from stratrun.blocks import Compilations
 from stratrun.checkpoint.layout import name_of
-from stratrun.hooks import CheckpointHook
+from stratrun.hooks import CheckpointHook, IterTimerHook
+from stratrun.loggers.text import duration
 from stratrun.runner.context import RunnerContext
-from stratrun.runner.form import Form
+from stratrun.runner.form import Form, Job
+from stratrun.runner.start import update_size
 from stratrun.storage.urls import redacted
 
 
-def at_start(runner: RunnerContext, job: str, origin: str) -> str:
-    """The layers and why, the model, the data, and where things go."""
+class Clock:
+    """Where the time of a job goes, from when it is made on."""
+
+    def __init__(self, runner: RunnerContext) -> None:
+        self._runner = runner
+        self._began, self._samples, self._saving = perf_counter(), runner.samples, runner.seconds_saving
+
+    def told(self, job: Job) -> str:
+        """Seconds in all; of training also what they were spent on, and samples a second of its steps."""
+        runner, total = self._runner, perf_counter() - self._began
+        timer = next((hook for hook in runner.hooks if isinstance(hook, IterTimerHook)), None)
+        if job != "train" or timer is None:
+            return f"in {_seconds(total)}"
+        saving = runner.seconds_saving - self._saving
+        steps = max(total - timer.validating - saving, 1e-9)
+        spent = {
+            "steps": steps - timer.waiting,
+            "waiting for data": timer.waiting,
+            "validation": timer.validating,
+            "saving": saving,
+        }
+        shares = ", ".join(
+            f"{100 * s / total:.0f}% {what}" for what, s in spent.items() if s >= 0.005 * total
+        )
+        rate = (runner.samples - self._samples) / steps
+        return f"in {_seconds(total)}: {shares}; {rate:,.{0 if rate >= 10 else 2}f} samples/s"
+
+
+def at_start(runner: RunnerContext, job: Job, form: Form, origin: str, ranks: int) -> str:
+    """The layers and why, the model, the data, and where things go.
+
+    Args:
+        ranks: How many have different samples.
+    """
     lines = [f"stratrun: {job}", *(f"  {reason}" for reason in runner.reasons)]
     lines.append(f"  model={type(runner.model).__name__}: {_parameters(runner.model)}")
     lines += [f"  {feed.describe()}" for feed in runner.feeds(job)]
+    if job == "train":
+        lines += _update(form, ranks)
     lines.append(f"  seed={runner.seed}")
     if job == "train":
         lines.append(f"  work_dir={redacted(runner.work_dir)}: {origin}")
+        lines += [f"  checkpoints: {hook.plan}" for hook in runner.hooks if isinstance(hook, CheckpointHook)]
     else:
         lines.append(f"  {origin}")
     return "\n".join(lines)
 
 
-def at_end(runner: RunnerContext, job: str, form: Form, compiled: Compilations | None = None) -> str:
+def at_end(
+    runner: RunnerContext, job: Job, form: Form, clock: Clock, compiled: Compilations | None = None
+) -> str:
     """Results, where the files are, and what to do next."""
     lines = [f"stratrun: {job} {_how(runner)}"]
     if job == "train":
         lines[0] += f" after {runner.epoch} epochs, {runner.iter} iterations, {runner.step} updates"
         if runner.state.skipped:
             lines.append(f"  {runner.state.skipped} updates were skipped, their gradients having overflowed")
+    lines.append(f"  {clock.told(job)}")
     if runner.metrics and job != "predict":
         lines.append("  " + ", ".join(f"{name}={value:.4g}" for name, value in runner.metrics.items()))
     if compiled is not None:
@@ -73,3 +115,17 @@ def _parameters(model: nn.Module) -> str:
     size = sum(b for _, b, _ in counts) / 2**20
     frozen = "" if trained == total else f", {trained:,} of them trained"
     return f"{total:,} parameters{frozen}, {size:.3g} MiB"
+
+
+def _update(form: Form, ranks: int) -> list[str]:
+    """What the samples of an update are made of; nothing where the data does not tell."""
+    update = update_size(form, ranks)
+    if update.batch is None:
+        return []
+    factors = [(update.batch, "a batch"), (ranks, "ranks"), (update.accumulate, "accumulated")]
+    told = " x ".join(f"{count} {what}" for count, what in factors if count > 1 or what == "a batch")
+    return [f"  update={update.batch * ranks * update.accumulate} samples: {told}"]
+
+
+def _seconds(count: float) -> str:
+    return f"{count:.3g} s" if count < 100 else duration(count)

@@ -132,16 +132,63 @@ def test_training_lines_come_one_in_so_many_seconds_and_the_last(monkeypatch: py
     assert shown == [1, 4, 7, 10, 12]
 
 
-def test_results_and_epoch_means_are_always_shown() -> None:
+def test_results_are_always_shown() -> None:
     lines = plain(
         record(1),
         record(2),
-        record(2, {"loss_epoch": 1.0}),
         record(2, {"accuracy": 1.0}, "val"),
         record(3, {"accuracy": 1.0}, "val"),
         every_seconds=1e9,
     )
-    assert [line.split()[-1] for line in lines] == ["loss=1", "loss_epoch=1", "accuracy=1", "accuracy=1"]
+    assert [line.split()[-1] for line in lines] == ["loss=1", "accuracy=1", "accuracy=1"]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def told_in(
+    clock: list[float], epochs: int, iterations: int, validates: bool = False
+) -> list[tuple[float, str]]:
+    """When which lines are printed, where an iteration takes two seconds and is logged."""
+    stream = io.StringIO()
+    logger = ConsoleLogger(stream=stream)
+    logger.open(Path())
+    found: list[tuple[float, str]] = []
+
+    def log(*given: object, **values: object) -> None:
+        logger.log(record(*given, **values))  # type: ignore[arg-type]
+        lines = stream.getvalue().splitlines()[len(found) :]
+        found.extend((clock[0], line.split()[-1].partition("=")[0]) for line in lines)
+
+    for i in range(1, epochs * iterations + 1):
+        clock[0] += 2.0
+        log(i)
+        if i % iterations == 0:
+            log(i, {"loss_epoch": 1.0})
+            if validates:
+                log(i, {"accuracy": 1.0}, "val")
+    logger.log(progress(done=1))
+    return found
+
+
+def test_however_short_epochs_are_a_line_is_printed_once_in_so_many_seconds(clock: list[float]) -> None:
+    found = told_in(clock, epochs=12, iterations=1)
+    assert found == [(2.0, "loss"), (12.0, "loss_epoch"), (22.0, "loss_epoch")]
+
+
+def test_the_mean_of_a_long_epoch_is_told_with_the_next_line(clock: list[float]) -> None:
+    found = told_in(clock, epochs=2, iterations=9)
+    assert found == [(2.0, "loss"), (12.0, "loss"), (22.0, "loss_epoch"), (32.0, "loss")]
+
+
+def test_the_mean_of_a_long_epoch_is_told_before_its_results(clock: list[float]) -> None:
+    found = told_in(clock, epochs=2, iterations=9, validates=True)
+    assert found[2:4] == [(18.0, "loss_epoch"), (18.0, "accuracy")]
+    assert found[-2:] == [(36.0, "loss_epoch"), (36.0, "accuracy")]
 
 
 def test_notes_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +212,7 @@ def test_a_terminal_that_cannot_draw_gets_plain_lines(
 def test_a_live_line_is_drawn_over_and_results_stay_above_it(
     terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_module, "_DRAW_SECONDS", 0.0)
+    monkeypatch.setattr(live_module.LiveLine, "every_seconds", 0.0)
     logger = ConsoleLogger(stream=terminal.stream)
     logger.open(Path())
     logger.log(progress(max_epochs=10, max_iters=570))
