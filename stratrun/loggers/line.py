@@ -34,7 +34,7 @@ class Line(ABC):
             self._values.update(record.values)
             self.beat(record)
         else:
-            self._stage = ""
+            self._record, self._stage = record, ""
             self._stay(_result(record, self._place))
 
     def say(self, text: str) -> None:

@@ -8,7 +8,7 @@ from rich.text import Text
 from stratrun.loggers.line import Line
 from stratrun.loggers.text import Place
 
-_WIDTH = 140
+_WIDTH = 160
 
 
 class NotebookLine(Line):

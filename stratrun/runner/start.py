@@ -287,12 +287,22 @@ def _is_trial(form: Form) -> bool:
     return parse_dev(form.dev_cfg).fast_dev_run > 0
 
 
+# What runs a program that has no name of its own, and what its runs are called then.
+_NAMELESS = {
+    "-c": "run",
+    "-m": "run",
+    "__main__": "run",
+    "ipykernel_launcher": "notebook",
+    "colab_kernel_launcher": "notebook",
+}
+
+
 def _given_work_dir(form: Form) -> str:
     """Where the user said; else a folder of the program's name: a new one, or to resume the newest."""
     if form.work_dir is not None:
         return str(os.fspath(form.work_dir))
     program = PurePath(sys.argv[0] or "run").stem
-    base = PurePath("work_dirs", form.name or ("run" if program in ("-c", "-m", "__main__") else program))
+    base = PurePath("work_dirs", form.name or _NAMELESS.get(program, program))
     folders = [base]
     while Folder(str(folders[-1])).child("checkpoints").exists():
         folders.append(base.with_name(f"{base.name}-{len(folders) + 1}"))

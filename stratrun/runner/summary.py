@@ -101,11 +101,23 @@ def _best(runner: RunnerContext, last: str) -> dict[str, str]:
 
 
 def _next(runner: RunnerContext, form: Form, checkpoint: str) -> str:
-    """The command that measures what was trained; without a command line, what to change in the program."""
+    """The command that goes on with what was cut short, or measures what was trained.
+
+    Without a command line it is what to change in the program.
+    """
+    if _is_cut_short(runner):
+        if runner.invocation is None:
+            return f"resume=True, work_dir={redacted(runner.work_dir)!r} to go on"
+        return runner.invocation.command("train", work_dir=redacted(runner.work_dir), resume="true")
     job = next((job for job in ("test", "val", "predict") if form.of(job, "dataloader") is not None), None)
     if runner.invocation is None or job is None:
         return f"load_from={checkpoint!r} to validate, test or predict with it"
     return runner.invocation.command(job, load_from=checkpoint)
+
+
+def _is_cut_short(runner: RunnerContext) -> bool:
+    """Whether a signal or a time limit has ended the run, and not what it is about."""
+    return runner.state.should_stop and runner.state.urgent
 
 
 def _parameters(model: nn.Module) -> str:

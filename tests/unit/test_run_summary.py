@@ -1,7 +1,10 @@
 """What a run says of itself: the arithmetic of its batches, its checkpoints, and where its time went."""
 
+import os
 import re
+import signal
 import time
+from contextlib import suppress
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,10 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from stratrun import Runner
-from stratrun.hooks import CheckpointHook
+from stratrun.errors import Interrupted
+from stratrun.hooks import CheckpointHook, LambdaHook
 from stratrun.loggers import ConsoleLogger
+from stratrun.runner.invocation import Invocation
 from tests.problems import CLASSES, FEATURES, points
 from tests.ranks import Ranks
 
@@ -38,7 +43,7 @@ class SlowModel(nn.Linear):
         return super().forward(x)
 
 
-def told(work_dir: Path, **changes: Any) -> str:
+def told(work_dir: Path, invocation: Invocation | None = None, **changes: Any) -> str:
     """All that a run says."""
     stream = StringIO()
     given: dict[str, Any] = {
@@ -52,7 +57,9 @@ def told(work_dir: Path, **changes: Any) -> str:
         "accelerator": "cpu",
     }
     runner = Runner(**{**given, **changes})
-    runner.train()
+    runner.invocation = invocation
+    with suppress(Interrupted):
+        runner.train()
     runner.close()
     return stream.getvalue()
 
@@ -145,3 +152,23 @@ def test_samples_a_second_are_those_of_this_run_not_of_the_one_it_goes_on_from(t
     (rate,) = re.findall(r"; ([\d,.]+) samples/s", text)
     # Ten milliseconds a sample allow no more.
     assert 10 < float(rate.replace(",", "")) <= 100
+
+
+def interrupt(runner: Any) -> None:
+    if runner.iter == 3:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_that_was_cut_short_says_how_to_go_on(tmp_path: Path) -> None:
+    hook = LambdaHook(after_train_iter=interrupt)
+    text = told(tmp_path / "a", custom_hooks=[hook])
+    assert f"  next: resume=True, work_dir='{tmp_path / 'a'}' to go on" in text
+    text = told(tmp_path / "b", Invocation("c.yaml", ("a=1",)), custom_hooks=[hook])
+    assert f"train c.yaml a=1 work_dir={tmp_path / 'b'} resume=true" in text
+
+
+def test_a_run_that_is_done_says_how_to_measure_it(tmp_path: Path) -> None:
+    data = {"dataset": points(8), "batch_size": 4}
+    given = {"test_dataloader": data, "test_evaluator": {"type": "Accuracy"}}
+    text = told(tmp_path, Invocation("c.yaml"), **given)
+    assert f"test c.yaml load_from={tmp_path}/checkpoints/step-00000008" in text
