@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import torch
 
 from stratrun.accelerators.base import Accelerator
@@ -11,7 +13,7 @@ class CPUAccelerator(Accelerator):
 
     name = "cpu"
     backend = "gloo"
-    auto_rank = 0
+    auto_rank: ClassVar[int] = 0
 
     def is_available(self) -> bool:
         return True
@@ -23,4 +25,4 @@ class CPUAccelerator(Accelerator):
         return torch.device("cpu")
 
     def __init__(self) -> None:
-        self.meter = HostMeter()
+        self.meter: HostMeter = HostMeter()

@@ -1,5 +1,5 @@
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -16,9 +16,9 @@ class CUDAAccelerator(Accelerator):
 
     name = "cuda"
     backend = "cpu:gloo,cuda:nccl"
-    auto_rank = 20
+    auto_rank: ClassVar[int] = 20
     pin_memory = True
-    meter = CUDAMeter()
+    meter: CUDAMeter = CUDAMeter()
 
     def is_available(self) -> bool:
         return torch.cuda.is_available()

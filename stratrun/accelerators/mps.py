@@ -1,4 +1,4 @@
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,9 +13,9 @@ class MPSAccelerator(Accelerator):
     """The GPU of an Apple machine. There is one, for one process."""
 
     name = "mps"
-    meter = MPSMeter()
+    meter: MPSMeter = MPSMeter()
     backend = "gloo"
-    auto_rank = 10
+    auto_rank: ClassVar[int] = 10
 
     def is_available(self) -> bool:
         return torch.backends.mps.is_available()

@@ -23,9 +23,9 @@ class Compilations:
 
         self._utils, self._limit = utils, getattr(config, "recompile_limit", None)
         self._labels = labels
-        self.graphs = 0
-        self.breaks = 0
-        self.seconds = 0.0
+        self.graphs: int = 0
+        self.breaks: int = 0
+        self.seconds: float = 0.0
         self.recompiles: Counter[str] = Counter()
         """How often each function was compiled once more."""
         self.reasons: dict[str, list[str]] = {}

@@ -136,7 +136,7 @@ class BlockTransforms:
         self.compilations: Compilations | None = None
         self.step_compiler: Compiler | None = None
         """Compiles the training step as a whole, if that is to be."""
-        self.graphs = self._compiling is not None and self._compiling.graphs
+        self.graphs: bool = self._compiling is not None and self._compiling.graphs
         """Whether the training step is to be captured."""
         if self.graphs and self._recomputing is not None:
             raise ConfigError(

@@ -54,7 +54,7 @@ class Checkpointer:
         if not layout.RUN_ID.fullmatch(run_id):
             raise ConfigError(f"run_id={run_id!r} must be 1 to 64 letters, digits, '-' or '_'")
         self.folder = folder
-        self.run_id = run_id
+        self.run_id: str = run_id
         self._ranks = collectives
         self._division = division or Division(collectives.world_size)
         self._noted = self._division.noted()

@@ -21,6 +21,7 @@ from stratrun.errors import CheckpointCorruptedError, CheckpointError, ConfigErr
 from stratrun.storage import Folder
 
 if TYPE_CHECKING:  # a second of imports, for what only reading tensors needs
+    from stratrun.checkpoint.layout import Manifest
     from stratrun.checkpoint.storage_reader import ShardReader
 
 Room = Callable[[str, torch.Size, torch.dtype], Tensor | None]
@@ -70,7 +71,7 @@ class StoredCheckpoint:
             CheckpointCorruptedError: marker, manifest or the list of files are not as written.
         """
         self.folder = folder
-        self.manifest = open_manifest(folder)
+        self.manifest: Manifest = open_manifest(folder)
 
     @property
     def step(self) -> int:

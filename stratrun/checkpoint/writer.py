@@ -71,7 +71,7 @@ class Attempt:
         self._token = token
         self._name = layout.name_of(step)
         self._place = f"{STAGING}-{self._name}.{run_id}.{token}" if root.is_local else self._name
-        self.folder = root.child(self._place)
+        self.folder: Folder = root.child(self._place)
         self._writer: ShardWriter | None = None
         self._created: dict[str, bytes] = {}
         self._mark = b""

@@ -24,7 +24,7 @@ class Agreement:
 
     def __init__(self, state: TrainState) -> None:
         self.state = state
-        self.broke_off = False
+        self.broke_off: bool = False
         """Whether the last pass over data was broken off, by whichever rank."""
         self.lacks: dict[str, str] = {}
         """Wishes that this run cannot fulfil, and why not."""

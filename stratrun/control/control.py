@@ -19,7 +19,7 @@ class Control(Agreement):
 
     def __init__(self, state: TrainState) -> None:
         super().__init__(state)
-        self.flagged = False
+        self.flagged: bool = False
         """Whether this process is to leave a pass of evaluation: a signal has come, or its time is over."""
         self.poll: Callable[[], bool] | None = None
         """Asked within a pass of evaluation whether to leave it. None where `flagged` says it all."""
@@ -76,7 +76,7 @@ class Control(Agreement):
             raise
         finally:
             trap.release()
-            self.doing = outer
+            self.doing: str = outer
         # Of one that came when all was done nobody else hears any more: it ends this process.
         if not outer and self._signal > 0 and self._is_news(self._signal):
             self._stop_by(self._signal)

@@ -35,7 +35,7 @@ class Exchange:
 
     def __init__(self, ranks: Collectives) -> None:
         self.ranks = ranks
-        self.gap = 1
+        self.gap: int = 1
         """Steps from one exchange to the next: the same on all ranks, by the mean time of their steps."""
         self._end: Callable[[], None] | None = None
         self._last = (0, 0.0)

@@ -34,8 +34,8 @@ class LimitedSource(Source):
         self._source = source
         self._limit = limit
         self._setting = setting
-        self.kind = source.kind
-        self.dataset = source.dataset
+        self.kind: str = source.kind
+        self.dataset: Any = source.dataset
         self._found = (-1, 0)
         self._told = False
         if isinstance(limit, float) and source.length(0) is None:

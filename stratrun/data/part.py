@@ -52,7 +52,7 @@ class Part:
         self.source = source
         self.setting = setting
         self._end = end
-        self.place = Place()
+        self.place: Place = Place()
         self._seed = self._epoch = 0
         # The rest of the pass, once it has begun. As for a `Reader`: what the cycle collector finds with
         # workers has them joined, so it is let go from here.

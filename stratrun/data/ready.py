@@ -35,7 +35,7 @@ class ReadySource(Source):
     kind = "batches that come ready"
 
     def __init__(self, batches: Any, setting: Setting) -> None:
-        self.dataset = getattr(batches, "dataset", batches)
+        self.dataset: Any = getattr(batches, "dataset", batches)
         self._batches = batches
         worker_signals.leave_alone(batches)
         self._setting = setting
@@ -124,7 +124,7 @@ class StatefulSource(Source):
     kind = "a loader that keeps its own position"
 
     def __init__(self, loader: Any, setting: Setting) -> None:
-        self.dataset = getattr(loader, "dataset", loader)
+        self.dataset: Any = getattr(loader, "dataset", loader)
         self._loader = loader
         worker_signals.leave_alone(loader)
         self._setting = setting

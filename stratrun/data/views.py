@@ -50,7 +50,7 @@ class View(data.Dataset[Any]):
     """
 
     def __init__(self, dataset: Any) -> None:
-        self.dataset = _built(dataset, f"{type(self).__name__}.dataset")
+        self.dataset: Any = _built(dataset, f"{type(self).__name__}.dataset")
 
     @classmethod
     def check_parts(cls, options: Mapping[str, Any], where: str) -> None:
@@ -175,7 +175,7 @@ class ClassBalancedDataset(View):
         seed: Of which samples come once more in an epoch.
     """
 
-    foreign_arguments: ClassVar = {"oversample_thr": "threshold", "repeat_thr": "threshold"}
+    foreign_arguments: ClassVar[dict[str, str]] = {"oversample_thr": "threshold", "repeat_thr": "threshold"}
 
     def __init__(self, dataset: Any, threshold: float, labels: Labels | None = None, seed: int = 0) -> None:
         _refuse_threshold(threshold)

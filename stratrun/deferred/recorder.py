@@ -26,8 +26,8 @@ class Recorder(TorchDispatchMode):
     def __init__(self, small: int) -> None:
         super().__init__()
         self.small = small
-        self.kept = Kept()
-        self.inside = False
+        self.kept: Kept = Kept()
+        self.inside: bool = False
         """Whether an operation is being handled: torch functions that are called meanwhile are ours."""
         self.wants_meta = False
         """Whether the operation under way was asked for on the meta device."""

@@ -30,7 +30,7 @@ class Cell:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.key = next(_numbers)
+        self.key: int = next(_numbers)
         self.device = device
         self.last: Op | None = None
         self.live: torch.UntypedStorage | None = None

@@ -39,7 +39,7 @@ class Collectives:
     ) -> None:
         self._env = env
         self._group = group
-        self.board = Board(env.rank, env.world_size, board)
+        self.board: Board = Board(env.rank, env.world_size, board)
         self._tells = tells and board is not None
         self._count = 0
         self._over = ""

@@ -54,7 +54,7 @@ class Engine:
         guard: Guard | None = None,
     ) -> None:
         self.model: nn.Module
-        self.batch = BatchInfo()
+        self.batch: BatchInfo = BatchInfo()
         self.state = state
         self.watches: list[Callable[[int], None]] = []
         """Called after each iteration with its number; what one of them raises ends the run."""
@@ -66,7 +66,7 @@ class Engine:
         self._data = data
         self._device = device
         dtype = precision.param_dtype
-        self.move = partial(
+        self.move: partial[Any] = partial(
             move_batch,
             device=device,
             dtype=None if dtype is torch.float32 else dtype,
@@ -76,15 +76,15 @@ class Engine:
         self.guard = guard
         if guard is not None:
             guard.batch = self.batch
-        self.limit_loss = (LossLimit() if guard is None else guard.limit).set
+        self.limit_loss: Callable[[float], None] = (LossLimit() if guard is None else guard.limit).set
         """Deal with an update for a loss above this as `non_finite` says. All ranks give the same limit."""
         self._updates = Updates(strategy, precision, clipping, state, guard)
-        self.evaluating = Evaluating(
+        self.evaluating: Evaluating = Evaluating(
             strategy, precision, data, accelerator, device, batch=self.batch, move=self.move
         )
-        self.gauges = Gauges(strategy, precision, accelerator, device, self._updates)
-        self.buffers = Buffers(precision, accelerator, device, data=data, batch=self.batch)
-        self.splitting = Splitting(self)
+        self.gauges: Gauges = Gauges(strategy, precision, accelerator, device, self._updates)
+        self.buffers: Buffers = Buffers(precision, accelerator, device, data=data, batch=self.batch)
+        self.splitting: Splitting = Splitting(self)
         self._placed: Placed
         self._first_updates: FirstUpdates
         self.saved: Saved

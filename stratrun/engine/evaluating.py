@@ -31,7 +31,7 @@ class Evaluating:
         move: Callable[[Any], Any],
     ) -> None:
         together = strategy.collective_forward and data.world_size > 1
-        self.in_step = InStep(data, self._repeat, _to_host) if together else None
+        self.in_step: InStep | None = InStep(data, self._repeat, _to_host) if together else None
         self.placed: Placed
         self._strategy = strategy
         self._precision = precision

@@ -50,10 +50,10 @@ class Guard:
         side: Collectives | None = None,
     ) -> None:
         self.settings = settings
-        self.batch = BatchInfo()
+        self.batch: BatchInfo = BatchInfo()
         self.roll_back: Callable[[str], str] | None = None
         """Puts the run back, given why, and tells to where."""
-        self.owns_overflow = precision.drops_overflow
+        self.owns_overflow: bool = precision.drops_overflow
         self._precision = precision
         self._plain_backward = type(precision).backward is Precision.backward
         self._state = state
@@ -67,7 +67,7 @@ class Guard:
         self.buffers: KeptBuffers | None = None
         # In host memory only those that are not finite; on a device all, as which are is not known.
         self._losses: list[Loss] = []
-        self.limit = LossLimit()
+        self.limit: LossLimit = LossLimit()
         self.captured = False  # While it is, what the host does of an update is left to `replayed`.
 
     def watch(self, module: nn.Module) -> None:

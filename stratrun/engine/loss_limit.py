@@ -13,7 +13,7 @@ class LossLimit:
     """A limit for losses, which the host looks at where that is free, and the device everywhere else."""
 
     def __init__(self) -> None:
-        self.value = inf
+        self.value: float = inf
         self._is_set = False
         self._there = torch.full((), inf)
 

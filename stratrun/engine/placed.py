@@ -23,7 +23,7 @@ class Placed:
         precision: Precision,
         strategy: Strategy,
     ) -> None:
-        self.model = module.model
+        self.model: nn.Module = module.model
         self.bare: StepModule = precision.convert_module(module)  # type: ignore[assignment]
         strategy.place(self.bare, device, compute_dtype=precision.compute_dtype, initial=initial)
         self.wrapped: nn.Module = self.bare

@@ -39,10 +39,10 @@ class Splitting:
     """
 
     def __init__(self, engine: "Engine") -> None:
-        self.parts = 1
+        self.parts: int = 1
         self.trials: int | None = 0
         """Updates for which steps are tried out; None for all."""
-        self.tried = 0
+        self.tried: int = 0
         """Updates of those that were made."""
         self.found: int | None = None
         """The most samples that fit at once, once that was looked for."""

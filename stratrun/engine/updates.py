@@ -43,7 +43,9 @@ class Updates:
         self._guard = guard
         # Where gradients are scaled, infinite ones are in order, and the precision's to see to.
         self._looks = guard is not None and not guard.owns_overflow
-        self.run_backward = plain_backward(precision) if guard is None else guard.backward
+        self.run_backward: Callable[[Tensor, Tensor], None] = (
+            plain_backward(precision) if guard is None else guard.backward
+        )
         """Runs backward from a loss, which was made of the one that the user gave."""
         self.witness: Callable[[], None] | None = None
         """Called once, when gradients are as the next update takes them."""

@@ -19,7 +19,7 @@ class Window:
     """
 
     def __init__(self) -> None:
-        self.batches = 0
+        self.batches: int = 0
         self._planned = 1
         self._weight: Tensor | None = None
 

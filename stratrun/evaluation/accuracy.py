@@ -34,7 +34,7 @@ class Accuracy(Metric):
         prefix: str | None = None,
     ) -> None:
         super().__init__(prefix)
-        self.topk = (topk,) if isinstance(topk, int) else tuple(topk)
+        self.topk: tuple[int] | tuple[int, ...] = (topk,) if isinstance(topk, int) else tuple(topk)
         if not self.topk or not all(isinstance(k, int) and k >= 1 for k in self.topk):
             raise ConfigError(f"Accuracy: topk={topk!r}: each k must be an integer of at least 1")
         self.class_dim = class_dim

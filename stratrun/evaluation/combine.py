@@ -32,7 +32,7 @@ class Order:
     """
 
     def __init__(self, ranks: Sequence[Seen]) -> None:
-        self.active = [bool(seen.sizes) for seen in ranks]
+        self.active: list[bool] = [bool(seen.sizes) for seen in ranks]
         """Which ranks had any batch."""
         self._known = all(p is not None and len(p) > 0 for seen in ranks for p in seen.positions)
         if not self._known:

@@ -48,7 +48,7 @@ class ConfusionMatrix(ClassMetric):
         )
         if plot:
             require_plot("ConfusionMatrix")
-        self.names = None if names is None else [str(name) for name in names]
+        self.names: list[str] | None = None if names is None else [str(name) for name in names]
         self.plot = plot
         self.add_state("counts", torch.zeros((), dtype=torch.int64))
 

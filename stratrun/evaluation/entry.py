@@ -40,7 +40,7 @@ class Entry(ABC, Generic[M]):
 
     def __init__(self, metric: M, names: Names, prefix: str | None = None) -> None:
         self.metric = metric
-        self.name = type(metric).__name__
+        self.name: str = type(metric).__name__
         self._names = names
         self._prefix = prefix
 

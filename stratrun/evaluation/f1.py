@@ -97,7 +97,7 @@ class F1(ClassMetric):
         if self.ignore_index is not None:
             counted = target != self.ignore_index
         known = (target == 0) | (target == 1)
-        self.foreign = self.foreign + (counted & ~known).sum()
+        self.foreign: Tensor = self.foreign + (counted & ~known).sum()
         yes, true = (preds > threshold) & counted, (target == 1) & counted
         # One label for each place of the last dimension; a lone dimension is that of the samples.
         over = tuple(range(target.dim() - 1)) if target.dim() > 1 else (0,)

@@ -33,7 +33,7 @@ class RegressionErrors(Metric):
 
     def __init__(self, errors: Sequence[str] = ("mae", "rmse", "r2"), *, prefix: str | None = None) -> None:
         super().__init__(prefix)
-        self.errors = (errors,) if isinstance(errors, str) else tuple(errors)
+        self.errors: tuple[str] | tuple[str, ...] = (errors,) if isinstance(errors, str) else tuple(errors)
         for name in self.errors:
             if name not in _ERRORS:
                 raise ConfigError(f"RegressionErrors: errors={errors!r}; {nearest(str(name), _ERRORS)}")

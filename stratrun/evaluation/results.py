@@ -35,7 +35,7 @@ class DumpResults(BaseMetric):
         super().__init__(prefix)
         if isinstance(keys, str):
             raise ConfigError(f"DumpResults: keys={keys!r} must be a list of names; write keys=[{keys!r}]")
-        self.keys = None if keys is None else set(keys)
+        self.keys: set[str] | None = None if keys is None else set(keys)
         self._kept: list[Any] = []
 
     def process(self, data_batch: Any, data_samples: Any) -> None:

@@ -43,8 +43,8 @@ class CheckpointHook(Hook):
     """
 
     # Behind the hooks that change state, so that what they did is in the checkpoint.
-    priority = PRIORITIES["VERY_LOW"]
-    goes_on = None
+    priority: ClassVar[int] = PRIORITIES["VERY_LOW"]
+    goes_on: ClassVar[None] = None
 
     foreign_arguments: ClassVar[dict[str, str]] = {
         "every_n_epochs": "interval=...",
@@ -76,7 +76,7 @@ class CheckpointHook(Hook):
         _check_count("keep_best", keep_best)
         self.interval = interval
         self.by_epoch = by_epoch
-        self.save_on = _events(save_on)
+        self.save_on: frozenset[str] = _events(save_on)
         self._rescues = "exception" in self.save_on
         self.keep_last = keep_last
         self.keep_every = keep_every

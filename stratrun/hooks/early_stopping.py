@@ -37,7 +37,7 @@ class EarlyStoppingHook(Hook):
     # Behind hooks that put results in, and ahead of saving.
     priority = 75
     # What was found by validation stays found when weights go back.
-    goes_on = None
+    goes_on: ClassVar[None] = None
 
     foreign_arguments: ClassVar[dict[str, str]] = {
         "rule": "mode='max' or 'min'",
@@ -72,7 +72,7 @@ class EarlyStoppingHook(Hook):
             if value is not None and not _is_number(value):
                 raise ConfigError(f"EarlyStoppingHook: {name}={value!r} must be a number, or None for none")
         self.monitor = monitor
-        self.mode = _mode(monitor, mode)
+        self.mode: str = _mode(monitor, mode)
         self._sign = _SIGNS[self.mode]
         self.patience = patience
         self.min_delta = min_delta
@@ -82,7 +82,7 @@ class EarlyStoppingHook(Hook):
         self.begin = begin
         self.best: float | None = None
         """The best result so far; None before one counted."""
-        self.waited = 0
+        self.waited: int = 0
         """Validations since the best one."""
         self._seen = 0
         self._last: float | None = None

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -37,7 +37,7 @@ class FreezeHook(Hook):
     """
 
     # Ahead of whatever looks at what is trained.
-    priority = PRIORITIES["VERY_HIGH"]
+    priority: ClassVar[int] = PRIORITIES["VERY_HIGH"]
 
     def __init__(
         self,

@@ -79,9 +79,9 @@ class Spent:
     """Calls of one hook at one point. `open` are the seconds to leave out of each call under way."""
 
     def __init__(self, open: list[float]) -> None:
-        self.calls = 0
-        self.seconds = 0.0
-        self.longest = 0.0
+        self.calls: int = 0
+        self.seconds: float = 0.0
+        self.longest: float = 0.0
         self._open = open
 
     def __enter__(self) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stratrun.errors import ConfigError
 from stratrun.hooks.base import Hook
@@ -31,7 +31,7 @@ class LoggerHook(Hook):
     # After the hooks that move learning rates, so that shown is what the next step starts from,
     # and before saving, so that a resumed run has the values of this iteration.
     priority = 70
-    goes_on = None
+    goes_on: ClassVar[None] = None
 
     def __init__(self, interval: int = 50, window: int | None = None) -> None:
         for name, value in (("interval", interval), ("window", window)):

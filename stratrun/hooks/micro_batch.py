@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stratrun.errors import ConfigError
 from stratrun.hooks.base import Hook
@@ -29,7 +29,7 @@ class MicroBatchHook(Hook):
             number, for which those are repeated.
     """
 
-    goes_on = None
+    goes_on: ClassVar[None] = None
 
     def __init__(self, parts: int = 1, trials: int | None = 20, find: bool | int = False) -> None:
         _check("parts", parts, 1)

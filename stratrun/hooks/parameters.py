@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from math import sqrt
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stratrun.errors import ConfigError, nearest
 from stratrun.hooks.base import Hook
@@ -34,7 +34,7 @@ class ParametersHook(Hook):
 
     # Ahead of saving, so that a resumed run has looked at the same updates.
     priority = 65
-    goes_on = None
+    goes_on: ClassVar[None] = None
 
     def __init__(
         self, interval: int = 100, depth: int | None = None, include: str = "", updates: bool = False

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stratrun.errors import ConfigError
 from stratrun.hooks.base import Hook
@@ -36,7 +36,7 @@ class ProfilerHook(Hook):
 
     # First, so that an iteration holds the work of all other hooks.
     priority = 0
-    goes_on = None
+    goes_on: ClassVar[None] = None
 
     def __init__(
         self,
@@ -56,8 +56,11 @@ class ProfilerHook(Hook):
                 raise ConfigError(
                     f"ProfilerHook: {name}= is the hook's own; say wait=, warmup=, active=, repeat="
                 )
-        self.wait, self.warmup, self.active, self.repeat = wait, warmup, active, repeat
-        self.processes = None if processes is None else frozenset(processes)
+        self.wait: int = wait
+        self.warmup: int = warmup
+        self.active: int = active
+        self.repeat: int = repeat
+        self.processes: frozenset[int] | None = None if processes is None else frozenset(processes)
         self.folder = folder
         self.options = options
         self.traces: list[str] = []

@@ -32,7 +32,7 @@ class Ranking:
             rules: ``"greater"`` or ``"less"`` for each metric.
             size: How many of the best to keep for each.
         """
-        self.rules = dict(rules)
+        self.rules: dict[str, str] = dict(rules)
         self._size = size
         self._best: dict[str, list[Entry]] = {name: [] for name in rules}
 

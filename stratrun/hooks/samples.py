@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class SampleHook(Hook):
 
     # Behind the hooks that work on outputs.
     priority = 60
-    goes_on = None
+    goes_on: ClassVar[None] = None
 
     def __init__(
         self,

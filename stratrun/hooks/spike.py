@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from math import inf, isfinite, sqrt
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class SpikeHook(Hook):
     # Ahead of saving, so that a resumed run has seen the same losses.
     priority = 65
     # Of data that goes on when weights go back.
-    goes_on = None
+    goes_on: ClassVar[None] = None
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class SpikeHook(Hook):
         self.warmup = warmup
         self.interval = interval
         self.action = action
-        self.limit = inf
+        self.limit: float = inf
         """The loss above which a batch is a spike now; infinite before the first."""
         self.found: list[tuple[int, float]] = []
         """Spikes of this start of the run: the iteration and the loss."""

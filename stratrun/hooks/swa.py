@@ -59,7 +59,7 @@ class SWAHook(AveragingHook):
                 f"SWAHook: bn_batches={bn_batches!r} must be a whole number, at least 1, or None"
             )
         super().__init__()
-        self.begin = begin
+        self.begin: int = begin
         self.interval = interval
         self.by_epoch = by_epoch
         self.update_bn = update_bn

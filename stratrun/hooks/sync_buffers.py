@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from stratrun.errors import ConfigError, nearest
 from stratrun.hooks.base import Hook
@@ -28,7 +28,7 @@ class SyncBuffersHook(Hook):
 
     # Behind what changes buffers, ahead of averages of them and of saving.
     priority = 65
-    goes_on = None
+    goes_on: ClassVar[None] = None
 
     def __init__(self, how: str = "mean", interval: int | None = None) -> None:
         if how not in _WAYS:

@@ -31,9 +31,9 @@ class IterTimerHook(Hook):
         self._taken: dict[str, list[float]] = {"time": [], "data_time": []}
         self._times, self._waits = self._taken.values()
         self._settle: Callable[[], object] = lambda: None
-        self.waiting = 0.0
+        self.waiting: float = 0.0
         """Seconds that training has waited for batches, since it began."""
-        self.validating = 0.0
+        self.validating: float = 0.0
         """Seconds that validation within it has taken."""
         self._validation = 0.0
 

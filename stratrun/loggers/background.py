@@ -46,7 +46,7 @@ class BackgroundLogger(Logger):
             raise ConfigError(f"deadline={deadline!r} must be a number of seconds, 0 or more")
         self.logger: Logger = LOGGERS.build(logger, where="logger")
         self.capacity = capacity
-        self.deadline = float(deadline)
+        self.deadline: float = float(deadline)
         self._queue = CallQueue(capacity)
         self._thread: threading.Thread | None = None
         self._process: int | None = None

@@ -37,12 +37,13 @@ class RunFolder:
         try:
             fs, root = url_to_fs(work_dir, **storage_options)
             self._fs: Any = None if isinstance(fs, LocalFileSystem) else fs
+            self.path: Path
             self._remote, self.path = self._make(fs, f"{root.rstrip('/')}/runs")
         except Exception as error:
             raise ConfigError(
                 f"work_dir={shown!r} cannot be written: {error}; choose another with work_dir=..."
             ) from error
-        self.url = f"{shown.rstrip('/')}/runs/{self._remote.rpartition('/')[2]}"
+        self.url: str = f"{shown.rstrip('/')}/runs/{self._remote.rpartition('/')[2]}"
 
     def _make(self, fs: Any, parent: str) -> tuple[str, Path]:
         stamp = time.strftime("%Y%m%d-%H%M%S")

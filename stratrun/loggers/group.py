@@ -32,7 +32,9 @@ class LoggerGroup:
     """
 
     def __init__(self, loggers: Iterable[Logger] = (), folder: RunFolder | None = None) -> None:
-        self.loggers = [_beside(logger) if logger.in_background else logger for logger in loggers]
+        self.loggers: list[BackgroundLogger | Logger] = [
+            _beside(logger) if logger.in_background else logger for logger in loggers
+        ]
         self.folder = folder
         self._told: set[str] = set()
         self._unread = Unread()

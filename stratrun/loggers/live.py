@@ -19,7 +19,7 @@ from stratrun.loggers.text import Place
 class LiveLine(Line):
     """Shows training as it goes; what should stay is printed above it, what others print too."""
 
-    every_seconds = 0.1
+    every_seconds: float = 0.1
 
     def __init__(self, place: Place, stream: TextIO | None = None) -> None:
         super().__init__(place)

@@ -18,7 +18,7 @@ class NotebookLine(Line):
     """
 
     # Each drawing is a message to whoever looks, maybe far away.
-    every_seconds = 0.5
+    every_seconds: float = 0.5
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)

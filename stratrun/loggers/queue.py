@@ -32,9 +32,9 @@ class CallQueue:
     def __init__(self, capacity: int, room: int = 2**28) -> None:
         self.capacity = capacity
         self.room = room
-        self.dropped = 0
-        self.finished = 0
-        self.served = False
+        self.dropped: int = 0
+        self.finished: int = 0
+        self.served: bool = False
         """Whether somebody takes the calls, and will take the next one."""
         self._calls: deque[Call] = deque()
         self._values = self._bytes = 0

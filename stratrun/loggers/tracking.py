@@ -48,9 +48,9 @@ class TrackingLogger(Logger):
         # Only now, as it imports a YAML reader.
         from stratrun.config.redaction import redacted
 
-        self.queue = dict(queue or {})
+        self.queue: dict[str, Any] = dict(queue or {})
         self.params: dict[str, Any] = dict(redacted(dict(params or {})))
-        self.config = ""
+        self.config: str = ""
         self._run_id: str | None = None
         self._outcome: Outcome = "finished"
         self._is_told = self._has_begun = False

@@ -10,6 +10,7 @@ from stratrun.optim import Extent
 
 if TYPE_CHECKING:
     from stratrun.context import RunContext
+    from stratrun.data import Feed
 
 _STEPS = {job: f"{job}_step" for job in ("train", "val", "test", "predict")}
 
@@ -31,7 +32,7 @@ class BaseLoop(ABC):
 
     def __init__(self, runner: RunContext, dataloader: Any, evaluator: Any = None) -> None:
         self.runner = runner
-        self.dataloader = runner.build_dataloader(dataloader)
+        self.dataloader: Feed = runner.build_dataloader(dataloader)
         self.evaluator: Any = runner.build_evaluator(evaluator)
 
     @classmethod

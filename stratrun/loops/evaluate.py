@@ -12,6 +12,8 @@ from stratrun.registry import LOOPS
 
 if TYPE_CHECKING:
     from stratrun.context import RunContext
+    from stratrun.data import Feed
+    from stratrun.evaluation import Evaluator
 
 
 class EvaluationLoop(BaseLoop):
@@ -28,13 +30,15 @@ class EvaluationLoop(BaseLoop):
         self.runner = runner
         several = names_loaders(dataloader)
         loaders = dataloader if several else {"": dataloader}
-        self.dataloaders = {name: runner.build_dataloader(loader) for name, loader in loaders.items()}
-        self.evaluators = {
+        self.dataloaders: dict[str, Feed] = {
+            name: runner.build_dataloader(loader) for name, loader in loaders.items()
+        }
+        self.evaluators: dict[str, Evaluator | None] = {
             name: runner.build_evaluator(one)
             for name, one in evaluators_of(self.job, loaders, evaluator).items()
         }
-        self.dataloader = next(iter(self.dataloaders.values()))
-        self.evaluator = next(iter(self.evaluators.values()))
+        self.dataloader: Feed = next(iter(self.dataloaders.values()))
+        self.evaluator: Any = next(iter(self.evaluators.values()))
 
     def run(self) -> dict[str, float]:
         runner, job = self.runner, self.job

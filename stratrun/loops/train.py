@@ -18,6 +18,7 @@ from stratrun.registry import LOOPS
 
 if TYPE_CHECKING:
     from stratrun.context import RunContext
+    from stratrun.data import Feed
 
 Accumulate = int | Sequence[tuple[int, int]] | Mapping[int, int]
 
@@ -56,13 +57,13 @@ class TrainLoop(BaseLoop):
         dynamic_intervals: Sequence[tuple[int, int]] | None = None,
         val_minutes: float | None = None,
     ) -> None:
-        self.accumulation = Accumulation(accumulate, self.unit)
+        self.accumulation: Accumulation = Accumulation(accumulate, self.unit)
         self._pause = seconds_of("val_minutes", val_minutes)
         self._validated_at = 0.0
-        self.val_schedule = ValSchedule(val_begin, val_interval, dynamic_intervals, self.unit)
+        self.val_schedule: ValSchedule = ValSchedule(val_begin, val_interval, dynamic_intervals, self.unit)
         self.runner = runner
-        self.dataloader = runner.build_dataloader(dataloader, train=True)
-        self.evaluator = None
+        self.dataloader: Feed = runner.build_dataloader(dataloader, train=True)
+        self.evaluator: Any = None
 
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
@@ -180,7 +181,7 @@ class EpochBasedTrainLoop(TrainLoop):
         val_minutes: float | None = None,
     ) -> None:
         positive("max_epochs", max_epochs)
-        self.max_epochs = max_epochs
+        self.max_epochs: int = max_epochs
         super().__init__(
             runner,
             dataloader,
@@ -248,7 +249,7 @@ class IterBasedTrainLoop(TrainLoop):
         val_minutes: float | None = None,
     ) -> None:
         positive("max_iters", max_iters)
-        self.max_iters = max_iters
+        self.max_iters: int = max_iters
         super().__init__(
             runner,
             dataloader,

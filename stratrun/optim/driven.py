@@ -26,9 +26,9 @@ class Driven(Optimizer):
         # Not that of the base class, which would take the parameters for its own.
         self.optimizer = optimizer
         self.param = param
-        self.numbers = tuple(groups)
+        self.numbers: tuple[int, ...] = tuple(groups)
         # Schedulers that move momentum against the learning rate look here whether there is one.
-        self.defaults = dict(optimizer.defaults) if param == RATE else {}
+        self.defaults: dict[str, Any] = dict(optimizer.defaults) if param == RATE else {}
         self._real: Any = None
         self._seen: list[_Values] = []
 

@@ -66,7 +66,7 @@ class Cut:
             self._put(found, name, parameter)
         ordered = sorted(found.items(), key=lambda one: (one[0][:2], list(map(KINDS.index, one[1].said))))
         self._names(dict(ordered))
-        self.groups = [group for _, group in ordered]
+        self.groups: list[Group] = [group for _, group in ordered]
 
     def given(self) -> list[dict[str, Any]]:
         """What an optimizer is built with."""

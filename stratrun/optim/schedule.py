@@ -35,15 +35,15 @@ class Schedule:
         end: int | None = None,
         make: Callable[[], LRScheduler] | None = None,
     ) -> None:
-        self.scheduler = scheduler
+        self.scheduler: LRScheduler = scheduler
         self.by_epoch = by_epoch
         self.monitor = monitor
         self.param = param
-        self.begin = begin
+        self.begin: int = begin
         # Torch's raises after its last step, which a longer training comes to.
         longest = begin + scheduler.total_steps if isinstance(scheduler, OneCycleLR) else None
-        self.end = longest if end is None else end
-        self.position = 0
+        self.end: Any = longest if end is None else end
+        self.position: int = 0
         """How many epochs (updates, validations) it has seen."""
         self._make = make
 

@@ -2,7 +2,7 @@
 
 from contextlib import AbstractContextManager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ class BF16MixedPrecision(Precision):
     """Autocast to bfloat16. Its range is that of float32, so there is no loss scaling."""
 
     name = "bf16-mixed"
-    compute_dtype = torch.bfloat16
+    compute_dtype: ClassVar[torch.dtype] = torch.bfloat16
 
     def forward_context(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device_type, dtype=self.compute_dtype)
@@ -37,7 +37,7 @@ class FP16MixedPrecision(Precision):
     """
 
     name = "16-mixed"
-    compute_dtype = torch.float16
+    compute_dtype: ClassVar[torch.dtype] = torch.float16
     drops_overflow = True
 
     def __init__(

@@ -31,7 +31,7 @@ class Precision:
     """Whether `step` drops updates whose gradients overflowed, as part of scaling losses: then such gradients
     are no reason for `non_finite` to act."""
 
-    device_type = "cpu"
+    device_type: str = "cpu"
 
     def setup(self, device_type: str) -> None:
         """Learn what device this is for. Called once, before anything else."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -38,9 +38,9 @@ class DoublePrecision(TruePrecision):
     """float64 throughout, for checking numerics."""
 
     name = "64-true"
-    accelerators = frozenset({"cpu", "cuda"})
-    param_dtype = torch.float64
-    compute_dtype = torch.float64
+    accelerators: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})
+    param_dtype: ClassVar[torch.dtype] = torch.float64
+    compute_dtype: ClassVar[torch.dtype] = torch.float64
 
 
 @PRECISIONS.register_module("bf16-true")
@@ -51,8 +51,8 @@ class BF16TruePrecision(TruePrecision):
     """
 
     name = "bf16-true"
-    param_dtype = torch.bfloat16
-    compute_dtype = torch.bfloat16
+    param_dtype: ClassVar[torch.dtype] = torch.bfloat16
+    compute_dtype: ClassVar[torch.dtype] = torch.bfloat16
 
 
 @PRECISIONS.register_module("16-true")
@@ -60,5 +60,5 @@ class FP16TruePrecision(TruePrecision):
     """float16 throughout, without loss scaling: gradients below 6e-8 vanish."""
 
     name = "16-true"
-    param_dtype = torch.float16
-    compute_dtype = torch.float16
+    param_dtype: ClassVar[torch.dtype] = torch.float16
+    compute_dtype: ClassVar[torch.dtype] = torch.float16

@@ -14,7 +14,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._lines: list[bytes] = []
-        self.size = 0
+        self.size: int = 0
 
     def __len__(self) -> int:
         return len(self._lines)

@@ -27,7 +27,7 @@ class Tensors:
     def __init__(self) -> None:
         self._rows: list[dict[str, Tensor]] = []
         self._shapes: list[Any] = []
-        self.size = 0
+        self.size: int = 0
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -8,6 +8,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
+from typing import ClassVar
 
 from stratrun.hooks import Hook
 from stratrun.hooks.base import PRIORITIES
@@ -21,7 +22,7 @@ _SECONDS = 60.0
 class CollectorHook(Hook):
     """Collects the youngest objects where values are logged, and all of them between epochs."""
 
-    priority = PRIORITIES["LOWEST"]
+    priority: ClassVar[int] = PRIORITIES["LOWEST"]
 
     def __init__(self) -> None:
         self._all_at = perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Self
@@ -45,12 +45,12 @@ class RunnerContext(Fed, Logged, Outputs):
         return super().__new__(cls)
 
     def __init__(self, form: Form) -> None:
-        self.state = TrainState()
-        self.control = Control(self.state)
-        self.request = self.control.request
+        self.state: TrainState = TrainState()
+        self.control: Control = Control(self.state)
+        self.request: Callable[..., None] = self.control.request
         self.metrics: dict[str, float] = {}
         self.last_checkpoint: str | None = None
-        self.seconds_saving = 0.0
+        self.seconds_saving: float = 0.0
         """How long the present job was held up by its saves, those that go on beside it included."""
         self.has_weights = False
         """Whether the model holds weights that were trained or loaded in this run."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import copy, deepcopy
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -27,8 +27,8 @@ class RollbackHook(Hook):
     """
 
     # Before an iteration begins, when all else that changes weights is done.
-    priority = PRIORITIES["LOWEST"]
-    goes_on = None
+    priority: ClassVar[int] = PRIORITIES["LOWEST"]
+    goes_on: ClassVar[None] = None
 
     def __init__(self, settings: NonFinite) -> None:
         self._settings = settings

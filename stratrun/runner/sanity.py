@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -25,7 +25,7 @@ class SanityHook(Hook):
     """
 
     # Behind all that makes ready for training.
-    priority = PRIORITIES["LOWEST"]
+    priority: ClassVar[int] = PRIORITIES["LOWEST"]
 
     def __init__(self, batches: int) -> None:
         self._batches = batches

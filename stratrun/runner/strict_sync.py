@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 from stratrun.distributed.syncs import Sync, SyncWatch
 from stratrun.hooks import Hook
@@ -17,7 +18,7 @@ class StrictSync(Hook):
     """
 
     # So that an iteration begins with the verdict on the one before.
-    priority = PRIORITIES["HIGHEST"]
+    priority: ClassVar[int] = PRIORITIES["HIGHEST"]
 
     def __init__(self) -> None:
         self._suspects: dict[str, Sync] = {}

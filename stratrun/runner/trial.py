@@ -10,7 +10,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 from stratrun.checkpoint.selection import split_name
@@ -54,7 +54,7 @@ class TrialHook(Hook):
     """Saves what was trained, and loads it into the run again."""
 
     # Behind the hook that saves at the end.
-    priority = PRIORITIES["LOWEST"]
+    priority: ClassVar[int] = PRIORITIES["LOWEST"]
 
     def after_train(self, runner: RunnerContext) -> None:
         if not any(isinstance(hook, CheckpointHook) for hook in runner.hooks):

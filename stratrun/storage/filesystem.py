@@ -34,7 +34,7 @@ class Folder:
         text = os.fspath(url)
         if not text:
             raise ConfigError("'' is no folder; name a path, or a URL such as s3://bucket/run")
-        self.url = redacted(text)
+        self.url: str = redacted(text)
         self._retry = retry or Retry()
         self._secrets = Secrets(text, options)
         self._fs, root = file_system(text, options)

@@ -28,7 +28,7 @@ class Upload(ABC):
         self._at = at
         self._buffer = io.BytesIO()
         self._parts = 0
-        self.moved = time.monotonic()
+        self.moved: float = time.monotonic()
 
     def write(self, block: memoryview) -> None:
         view = block.cast("B")
@@ -101,7 +101,7 @@ class StreamUpload(Upload):
 
     def _send(self, number: int, data: bytes) -> None:
         self._store.within(self._guard.retry.deadline, lambda: self._stream.write(data))
-        self.moved = time.monotonic()
+        self.moved: float = time.monotonic()
 
     def _complete(self) -> None:
         self._store.within(self._guard.retry.deadline, self._stream.close)

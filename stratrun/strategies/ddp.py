@@ -1,7 +1,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -43,8 +43,8 @@ class DDPStrategy(Strategy):
     """
 
     name = "ddp"
-    accelerators = frozenset({"cpu", "cuda"})
-    auto_for = "several processes"
+    accelerators: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})
+    auto_for: ClassVar[Literal["one process", "several processes"] | None] = "several processes"
 
     def __init__(
         self,
@@ -57,13 +57,13 @@ class DDPStrategy(Strategy):
         shard_optimizer: bool = False,
     ) -> None:
         self._find_unused = find_unused_parameters
-        self.expects_unused = find_unused_parameters is True
+        self.expects_unused: bool = find_unused_parameters is True
         self._broadcast_buffers = broadcast_buffers
         self._static_graph = static_graph
         self._bucket_view = gradient_as_bucket_view
         self._bucket_cap_mb = bucket_cap_mb
         self._wrapped_before = False
-        self.optimizer_shards = OptimizerShards() if shard_optimizer else None
+        self.optimizer_shards: OptimizerShards | None = OptimizerShards() if shard_optimizer else None
 
     def wrap(self, module: nn.Module, device: torch.device, *, partial_backward: bool) -> nn.Module:
         find_unused = self._find_unused

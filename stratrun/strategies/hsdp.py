@@ -30,8 +30,8 @@ class HSDPStrategy(ShardedStrategy):
         if replicate is not None and not (number and replicate > 0):
             raise ConfigError(f"strategy='hsdp': replicate={replicate!r} must be a whole number, from 1 on")
         super().__init__(ShardOptions.parse(sharding, "strategy='hsdp'"))
-        self.replicate = natural_replicas() if replicate is None else replicate
-        self.multiple_of = self.replicate
+        self.replicate: int | bool = natural_replicas() if replicate is None else replicate
+        self.multiple_of: int | bool = self.replicate
 
     def mesh(self, device: torch.device) -> "DeviceMesh":
         return ranks_mesh(device, **{REPLICATE: self.replicate, SHARD: -1})

@@ -34,7 +34,7 @@ class OptimizerShards:
     def __init__(self) -> None:
         self._owners: dict[Tensor, int] = {}
         self._module: nn.Module
-        self.among = (0, 1)
+        self.among: tuple[int, int] = (0, 1)
         """This rank, and how many there are."""
 
     def divide(self, optimizers: Mapping[str, Optimizer], module: nn.Module) -> None:
@@ -50,7 +50,8 @@ class OptimizerShards:
                     "LBFGS, makes one step for all parameters together; leave shard_optimizer out, or take "
                     "another optimizer"
                 )
-        self._module, self.among = module, (dist.get_rank(), dist.get_world_size())
+        self._module = module
+        self.among = (dist.get_rank(), dist.get_world_size())
         self._owners = {}
         self._assign(p for one in optimizers.values() for group in one.param_groups for p in group["params"])
         for name, one in optimizers.items():

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -28,7 +28,7 @@ class ShardedStrategy(Strategy):
     Subclasses say over which mesh.
     """
 
-    accelerators = frozenset({"cpu", "cuda"})
+    accelerators: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})
     defers_init = True
     collective_forward = True
     shares_gradients = True
@@ -36,7 +36,7 @@ class ShardedStrategy(Strategy):
     def __init__(self, options: ShardOptions) -> None:
         options.check(f"strategy={self.name!r}")
         self._options = options
-        self.keeps_gradients = options.accumulate == "unsharded"
+        self.keeps_gradients: bool = options.accumulate == "unsharded"
         self._sharded: Sharded
         self._whole: list[nn.Parameter] = []
         self._hooked: set[nn.Parameter] = set()

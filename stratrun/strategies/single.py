@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,9 @@ class SingleDeviceStrategy(Strategy):
     """The whole model on one device, in one process."""
 
     name = "single"
-    accelerators = frozenset({"cpu", "cuda", "mps"})
+    accelerators: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda", "mps"})
     needs_process_group = False
-    auto_for = "one process"
+    auto_for: ClassVar[Literal["one process", "several processes"] | None] = "one process"
 
     def wrap(self, module: nn.Module, device: torch.device, *, partial_backward: bool) -> nn.Module:
         return module

@@ -42,7 +42,8 @@ class TensorParallelStrategy(ShardedStrategy):
             raise ConfigError(f"strategy: shard={shard!r} must be a dict of arguments of 'fsdp'")
         super().__init__(ShardOptions.parse(shard or {}, "strategy: shard"))
         self._plan = parse_plan(plan)
-        self.multiple_of = self.ranks_per_batch = size
+        self.multiple_of: int = size
+        self.ranks_per_batch: int = size
         self._mesh: DeviceMesh | None = None
 
     def mesh(self, device: torch.device) -> "DeviceMesh":

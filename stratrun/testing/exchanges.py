@@ -21,7 +21,7 @@ class Counted(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.exchanges: Counter[str] = Counter()
-        self.reads = 0
+        self.reads: int = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         full = func.name()

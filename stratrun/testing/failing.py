@@ -43,7 +43,7 @@ class FailingLoss:
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
-        self.calls = 0
+        self.calls: int = 0
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         self.calls += 1
@@ -69,7 +69,7 @@ class Spiking:
     def __init__(self, call: int, rank: int | None = None) -> None:
         self.call = call
         self.rank = rank
-        self.calls = 0
+        self.calls: int = 0
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         self.calls += 1

@@ -79,7 +79,7 @@ class Follow(Hook):
         self.done = done
         self.stop_at = stop_at
         self.save = save
-        self.counted = Counted()
+        self.counted: Counted = Counted()
         self._before: tuple[int, Counter[str]] = (0, Counter())
 
     def before_train(self, runner: Any) -> None:

@@ -17,9 +17,9 @@ class Block(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(WIDTH)
-        self.up = nn.Linear(WIDTH, 2 * WIDTH)
-        self.down = nn.Linear(2 * WIDTH, WIDTH)
+        self.norm: nn.LayerNorm = nn.LayerNorm(WIDTH)
+        self.up: nn.Linear = nn.Linear(WIDTH, 2 * WIDTH)
+        self.down: nn.Linear = nn.Linear(2 * WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = x + self.down(torch.tanh(self.up(self.norm(x))))
@@ -33,9 +33,9 @@ class Classifier(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embed = nn.Linear(FEATURES, WIDTH)
-        self.blocks = nn.ModuleList([Block(), Block()])
-        self.head = nn.Linear(WIDTH, CLASSES)
+        self.embed: nn.Linear = nn.Linear(FEATURES, WIDTH)
+        self.blocks: nn.ModuleList = nn.ModuleList([Block(), Block()])
+        self.head: nn.Linear = nn.Linear(WIDTH, CLASSES)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)

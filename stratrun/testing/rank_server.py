@@ -68,7 +68,7 @@ class RankServer:
     """The process from which ranks are forked. One for a program; start it before there are threads."""
 
     def __init__(self) -> None:
-        self.pid = 0
+        self.pid: int = 0
         self._owner = 0
         self._socket: socket.socket | None = None
 

@@ -92,7 +92,7 @@ class Checks:
         for name in only or ():
             if name not in names:
                 raise ConfigError(f"only={name!r}: there is no such check; {nearest(name, names)}")
-        self.report = Report(subject)
+        self.report: Report = Report(subject)
         self._only = only
         self._errors: dict[tuple[type, str], str] = {}
 

@@ -16,7 +16,7 @@ from stratrun.testing import problem
 from stratrun.testing.exchanges import Counted
 from stratrun.testing.problem import Recipe
 from stratrun.testing.process_state import isolated
-from stratrun.testing.ranks import shared_ranks
+from stratrun.testing.ranks import Ranks, shared_ranks
 from stratrun.testing.report import Wrong
 
 QUIET: dict[str, Any] = {
@@ -77,7 +77,7 @@ class Watch(Hook):
         self.seen = seen
         self.stop_at = stop_at
         self.thaw = thaw
-        self.counted = Counted()
+        self.counted: Counted = Counted()
         self._before: Counter[str] = Counter()
 
     def before_train(self, runner: Any) -> None:
@@ -168,7 +168,7 @@ class Place:
     def __init__(self, part: Part, world_size: int) -> None:
         self.part = part
         self.world_size = world_size
-        self.ranks = shared_ranks(world_size) if world_size > 1 else None
+        self.ranks: Ranks | None = shared_ranks(world_size) if world_size > 1 else None
 
     def __call__(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
         """Call ``function(part, ...)`` everywhere; results by rank."""

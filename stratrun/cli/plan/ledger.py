@@ -33,8 +33,8 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.live = 0
-        self.phase = ""
+        self.live: int = 0
+        self.phase: str = ""
         self._events: list[tuple[int, int] | str] = []
         self._serials: dict[int, int] = {}
         self._sizes: list[int] = []

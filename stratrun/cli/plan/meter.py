@@ -82,8 +82,8 @@ class Meter(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = Ledger()
-        self.traffic = Traffic()
+        self.ledger: Ledger = Ledger()
+        self.traffic: Traffic = Traffic()
 
     def __enter__(self) -> Self:
         # FSDP gives memory back by resizing, which is no operation.

@@ -69,14 +69,14 @@ class Simulation:
     def __init__(self, form: Form, choice: Choice, ranks: AgreeingRanks) -> None:
         self.form = form
         self.choice = choice
-        self.pretence = Pretence()
+        self.pretence: Pretence = Pretence()
         self.remarks: list[str] = []
-        self.traffic = Traffic()
+        self.traffic: Traffic = Traffic()
         """What one update exchanges."""
-        self.gradients = 0
-        self.data_ranks = ranks.world_size // choice.strategy.ranks_per_batch
+        self.gradients: int = 0
+        self.data_ranks: int = ranks.world_size // choice.strategy.ranks_per_batch
         self._ranks = ranks
-        self.engine = self._engine()
+        self.engine: Engine = self._engine()
 
     def build(self) -> None:
         """Build model and optimizers, and place them as the strategy does."""

@@ -42,7 +42,7 @@ class Pretence(Meter):
         super().__init__()
         self.building = False
         """Whether a model is being built, small parts of which may be computed with."""
-        self.reads = 0
+        self.reads: int = 0
         """How many values a forward pass asked for that are not there."""
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._work: _Done | None = None

@@ -24,8 +24,9 @@ class Watched:
     def __init__(self, name: str, schedule: Schedule) -> None:
         self.name = name
         self.schedule = schedule
-        self.by_epoch, self.monitor = schedule.by_epoch, schedule.monitor
-        self.moved = False
+        self.by_epoch: bool = schedule.by_epoch
+        self.monitor: str | None = schedule.monitor
+        self.moved: bool = False
 
     @property
     def position(self) -> int:
