@@ -25,7 +25,7 @@ FILE_LINES, EXAMPLE_LINES, PAGE_LINES, README_LINES = 350, 120, 150, 120
 FUNCTION_LINES, CLASS_LINES, RUNNER_LINES = 50, 200, 300
 CONSTRUCTOR_ARGUMENTS, SEAM_METHODS = 8, 8
 SEAMS = ("Accelerator", "Logger", "Metric", "Precision", "Strategy")
-MAY_PRINT = ("stratrun/cli/", "stratrun/loggers/console.py")
+MAY_PRINT = ("stratrun/cli/", "stratrun/loggers/console.py", "stratrun/loggers/notebook.py")
 MAY_NAME_DISTRIBUTED = (
     *("stratrun/distributed/", "stratrun/strategies/", "stratrun/checkpoint/"),
     *("stratrun/testing/", "stratrun/cli/plan/"),

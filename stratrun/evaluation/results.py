@@ -31,7 +31,7 @@ class DumpResults(BaseMetric):
         keys: Which of them, where a model returns more than is worth keeping.
     """
 
-    def __init__(self, keys: Iterable[str] | None = None, prefix: str | None = None) -> None:
+    def __init__(self, keys: Iterable[str] | None = None, *, prefix: str | None = None) -> None:
         super().__init__(prefix)
         if isinstance(keys, str):
             raise ConfigError(f"DumpResults: keys={keys!r} must be a list of names; write keys=[{keys!r}]")

@@ -36,7 +36,7 @@ class ActivationsHook(Hook):
 
     priority = 65
 
-    def __init__(self, interval: int = 100, include: str | None = None) -> None:
+    def __init__(self, interval: int = 100, *, include: str | None = None) -> None:
         if type(interval) is not int or interval < 1:
             raise ConfigError(f"ActivationsHook: interval={interval!r} must be a whole number of at least 1")
         try:

@@ -62,6 +62,7 @@ class CheckpointHook(Hook):
     def __init__(
         self,
         interval: int | None = 1,
+        *,
         by_epoch: bool = True,
         minutes: float | None = None,
         save_on: str | Sequence[str] | None = ("end", "stop"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import isfinite
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stratrun.errors import ConfigError, nearest
 from stratrun.hooks.base import Hook
@@ -49,7 +49,8 @@ class EarlyStoppingHook(Hook):
     def __init__(
         self,
         monitor: str,
-        mode: str = "auto",
+        *,
+        mode: Literal["auto", "min", "max"] = "auto",
         patience: int = 3,
         min_delta: float = 0.0,
         stopping_threshold: float | None = None,

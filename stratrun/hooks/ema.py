@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from math import exp
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stratrun.errors import ConfigError, nearest
 from stratrun.hooks.averaging import AveragingHook
@@ -41,11 +41,12 @@ class EMAHook(AveragingHook):
     def __init__(
         self,
         decay: float = 0.999,
+        *,
         begin: int = 0,
-        warmup: bool | str = False,
+        warmup: bool | Literal["inverse", "exponential"] = False,
         gamma: float = 100.0,
         interval: int = 1,
-        buffers: str = "model",
+        buffers: Literal["model", "average"] = "model",
     ) -> None:
         if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
             raise ConfigError(f"decay={decay!r} must be a number from 0 to below 1, such as 0.999")

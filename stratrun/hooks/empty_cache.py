@@ -19,7 +19,7 @@ class EmptyCacheHook(Hook):
     is for runs that are short of memory, not for all.
     """
 
-    def __init__(self, around_validation: bool = True, every: int | None = None) -> None:
+    def __init__(self, around_validation: bool = True, *, every: int | None = None) -> None:
         if every is not None and (type(every) is not int or every < 1):
             raise ConfigError(
                 f"EmptyCacheHook: every={every!r} must be a whole number of iterations, or None"

@@ -42,6 +42,7 @@ class FreezeHook(Hook):
     def __init__(
         self,
         params: str | Sequence[str],
+        *,
         until: int | None = None,
         interval: int | None = None,
         begin: int = 0,

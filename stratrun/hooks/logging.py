@@ -33,7 +33,7 @@ class LoggerHook(Hook):
     priority = 70
     goes_on: ClassVar[None] = None
 
-    def __init__(self, interval: int = 50, window: int | None = None) -> None:
+    def __init__(self, interval: int = 50, *, window: int | None = None) -> None:
         for name, value in (("interval", interval), ("window", window)):
             if value is not None and (type(value) is not int or value < 1):
                 raise ConfigError(f"LoggerHook: {name}={value!r} must be a whole number of at least 1")

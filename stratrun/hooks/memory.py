@@ -33,7 +33,7 @@ class MemoryHook(Hook):
             takes milliseconds.
     """
 
-    def __init__(self, warn_above: float = 0.95, every_seconds: float = 5.0) -> None:
+    def __init__(self, warn_above: float = 0.95, *, every_seconds: float = 5.0) -> None:
         if not 0 < warn_above <= 1:
             raise ConfigError(f"MemoryHook: warn_above={warn_above!r} must be a share, above 0 and up to 1")
         if every_seconds < 0:

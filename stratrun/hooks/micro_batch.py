@@ -31,7 +31,7 @@ class MicroBatchHook(Hook):
 
     goes_on: ClassVar[None] = None
 
-    def __init__(self, parts: int = 1, trials: int | None = 20, find: bool | int = False) -> None:
+    def __init__(self, parts: int = 1, *, trials: int | None = 20, find: bool | int = False) -> None:
         _check("parts", parts, 1)
         if trials is not None:
             _check("trials", trials, 0, ", or None for all updates")

@@ -37,7 +37,7 @@ class ParametersHook(Hook):
     goes_on: ClassVar[None] = None
 
     def __init__(
-        self, interval: int = 100, depth: int | None = None, include: str = "", updates: bool = False
+        self, interval: int = 100, *, depth: int | None = None, include: str = "", updates: bool = False
     ) -> None:
         for name, value in (("interval", interval), ("depth", depth)):
             if value is not None and (type(value) is not int or value < 1):

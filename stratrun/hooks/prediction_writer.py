@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from stratrun.data.rows import Predicted
 from stratrun.errors import ConfigError
@@ -31,7 +31,8 @@ class PredictionWriterHook(Hook):
     def __init__(
         self,
         path: str = "predictions",
-        format: str = "jsonl",
+        *,
+        format: Literal["jsonl", "safetensors", "npz"] = "jsonl",
         shard_size: int = 10_000,
         shard_mib: float = 64,
     ) -> None:

@@ -41,6 +41,7 @@ class ProfilerHook(Hook):
     def __init__(
         self,
         wait: int = 10,
+        *,
         warmup: int = 2,
         active: int = 3,
         repeat: int = 1,

@@ -41,6 +41,7 @@ class SampleHook(Hook):
     def __init__(
         self,
         every_vals: int | None = 1,
+        *,
         every_iters: int | None = None,
         count: int = 8,
         draw: Draw | None = None,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from math import inf, isfinite, sqrt
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,10 +64,11 @@ class SpikeHook(Hook):
     def __init__(
         self,
         deviations: float = 6.0,
+        *,
         window: int = 100,
         warmup: int = 100,
         interval: int = 20,
-        action: str = "warn",
+        action: Literal["warn", "skip", "rollback"] = "warn",
     ) -> None:
         number = isinstance(deviations, int | float) and not isinstance(deviations, bool)
         if not number or not isfinite(deviations) or deviations <= 0:

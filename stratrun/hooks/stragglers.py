@@ -60,7 +60,7 @@ class StragglerHook(Hook):
     # Last at its points; `_First` is there first.
     priority = 100
 
-    def __init__(self, ratio: float = 1.5, share: float = 0.1) -> None:
+    def __init__(self, ratio: float = 1.5, *, share: float = 0.1) -> None:
         if not ratio > 1:
             raise ConfigError(f"StragglerHook: ratio={ratio!r} must be above 1, such as 1.5")
         if not 0 < share < 1:

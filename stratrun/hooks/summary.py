@@ -29,7 +29,7 @@ class SummaryHook(Hook):
     # Behind hooks that freeze parts, and that work on outputs: the first iteration ends with it.
     priority = 60
 
-    def __init__(self, depth: int = 2, flops: bool = True) -> None:
+    def __init__(self, depth: int = 2, *, flops: bool = True) -> None:
         if type(depth) is not int or depth < 1:
             raise ConfigError(f"SummaryHook: depth={depth!r} must be a whole number of at least 1")
         self.depth = depth

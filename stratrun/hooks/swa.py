@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -41,9 +41,10 @@ class SWAHook(AveragingHook):
     def __init__(
         self,
         begin: int,
+        *,
         interval: int = 1,
         by_epoch: bool = True,
-        update_bn: str | None = "end",
+        update_bn: Literal["end", "epoch"] | None = "end",
         bn_batches: int | None = None,
     ) -> None:
         unit = "epochs" if by_epoch else "updates"

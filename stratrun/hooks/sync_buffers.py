@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stratrun.errors import ConfigError, nearest
 from stratrun.hooks.base import Hook
@@ -30,7 +30,7 @@ class SyncBuffersHook(Hook):
     priority = 65
     goes_on: ClassVar[None] = None
 
-    def __init__(self, how: str = "mean", interval: int | None = None) -> None:
+    def __init__(self, how: Literal["mean", "first"] = "mean", *, interval: int | None = None) -> None:
         if how not in _WAYS:
             raise ConfigError(f"SyncBuffersHook: how={how!r} is unknown; {nearest(str(how), _WAYS)}")
         if interval is not None and (type(interval) is not int or interval < 1):

@@ -39,6 +39,7 @@ class ThroughputHook(Hook):
     def __init__(
         self,
         tokens: str | int | Callable[[Any], Any] | None = None,
+        *,
         tokens_per_sample: int | None = None,
         flops: float | bool = True,
         peak_flops: float | None = None,

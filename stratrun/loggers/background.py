@@ -39,7 +39,7 @@ class BackgroundLogger(Logger):
         deadline: Seconds to wait for all to be written at the end of a job, and when the logger is closed.
     """
 
-    def __init__(self, logger: Any, capacity: int = 4096, deadline: float = 30.0) -> None:
+    def __init__(self, logger: Any, *, capacity: int = 4096, deadline: float = 30.0) -> None:
         if type(capacity) is not int or capacity < 1:
             raise ConfigError(f"capacity={capacity!r} must be a whole number of values, 1 or more")
         if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not deadline >= 0:

@@ -28,7 +28,7 @@ class ConsoleLogger(Logger):
     shows_progress = True
 
     def __init__(
-        self, every_seconds: float = 10.0, live: bool | None = None, stream: TextIO | None = None
+        self, every_seconds: float = 10.0, *, live: bool | None = None, stream: TextIO | None = None
     ) -> None:
         self.every_seconds = every_seconds
         self.live = live

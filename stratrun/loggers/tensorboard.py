@@ -18,7 +18,7 @@ class TensorBoardLogger(Logger):
     Names are ``<kind>/<name>``; the horizontal axis counts training iterations.
     """
 
-    def __init__(self, subfolder: str = "tensorboard", flush_seconds: int = 30) -> None:
+    def __init__(self, subfolder: str = "tensorboard", *, flush_seconds: int = 30) -> None:
         self.subfolder = subfolder
         self.flush_seconds = flush_seconds
         self._folder: Path

@@ -27,7 +27,7 @@ class PredictLoop(BaseLoop):
 
     job = "predict"
 
-    def __init__(self, runner: RunContext, dataloader: Any, collect: bool = True) -> None:
+    def __init__(self, runner: RunContext, dataloader: Any, *, collect: bool = True) -> None:
         super().__init__(runner, dataloader)
         PredictLoop.check({"collect": collect})
         self.collect = collect

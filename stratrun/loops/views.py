@@ -104,6 +104,7 @@ class TTAValLoop(_Views, ValLoop):
         dataloader: Any,
         evaluator: Any,
         transforms: Sequence[Any],
+        *,
         merge: Any = "mean",
         original: bool = True,
     ) -> None:
@@ -121,6 +122,7 @@ class TTATestLoop(_Views, TestLoop):
         dataloader: Any,
         evaluator: Any,
         transforms: Sequence[Any],
+        *,
         merge: Any = "mean",
         original: bool = True,
     ) -> None:
@@ -137,11 +139,12 @@ class TTAPredictLoop(_Views, PredictLoop):
         runner: RunContext,
         dataloader: Any,
         transforms: Sequence[Any],
+        *,
         merge: Any = "mean",
         original: bool = True,
         collect: bool = True,
     ) -> None:
-        PredictLoop.__init__(self, runner, dataloader, collect)
+        PredictLoop.__init__(self, runner, dataloader, collect=collect)
         self.see(transforms, merge, original)
 
 

@@ -30,6 +30,7 @@ from stratrun.runner.in_use import InUse
 
 if TYPE_CHECKING:
     from stratrun.runner.lr_curve import FoundLR
+    from stratrun.runner.names import AnAccelerator, APolicy, APrecision, AStrategy, Loggers
 
 _FIELDS = {field.name for field in fields(Form)}
 
@@ -55,8 +56,7 @@ class Runner(RunnerContext):
             With ``step=True`` for the training step as one; with ``graphs=True`` it is captured.
         activation_checkpointing: True, blocks as above, or ``dict(blocks=, every=)``: have these keep their
             inputs alone, and compute them once more in the backward pass.
-        default_hooks: Replaces (a spec) or switches off (None) the hooks ``timer``, ``scheduler``,
-            ``logger`` and ``checkpoint``.
+        default_hooks: Replaces (a spec) or drops (None) ``timer``, ``scheduler``, ``logger``, ``checkpoint``.
         load_from: Weights to start from: a checkpoint, a ``.safetensors`` or a ``.pt`` file; ``"best"`` or
             ``"last"`` for those of `work_dir`. Or ``dict(path=, parts=["model", "optimizer", ...],
             rename={regex: replacement}, strict=, mismatch="error"|"skip", weights="model"|"ema"|"swa",
@@ -95,15 +95,15 @@ class Runner(RunnerContext):
         param_scheduler: Any = None,
         loss: Any = None,
         clip_grad: Any = None,
-        non_finite: Any = "raise",
-        strategy: Any = "auto",
-        accelerator: Any = "auto",
-        precision: Any = "32-true",
+        non_finite: APolicy = "raise",
+        strategy: AStrategy = "auto",
+        accelerator: AnAccelerator = "auto",
+        precision: APrecision = "32-true",
         compile: Any = False,
         activation_checkpointing: Any = False,
         default_hooks: Mapping[str, Any] | None = None,
         custom_hooks: Iterable[Any] = (),
-        loggers: Any = DEFAULT_LOGGERS,
+        loggers: Loggers = DEFAULT_LOGGERS,
         load_from: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         resume: bool | str | os.PathLike[str] = False,
         randomness: Mapping[str, Any] | None = None,

@@ -45,7 +45,7 @@ class FSDPStrategy(ShardedStrategy):
         accumulate: Literal["sharded", "unsharded"] = "sharded",
         offload: bool = False,
         ignore: Sequence[str] = (),
-        reduce_dtype: str = "float32",
+        reduce_dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         broadcast_buffers: bool = True,
     ) -> None:
         super().__init__(

@@ -40,6 +40,7 @@ class MLflowLogger(TrackingLogger):
     def __init__(
         self,
         experiment: str | None = None,
+        *,
         name: str | None = None,
         tracking_uri: str | None = None,
         params: Mapping[str, Any] | None = None,

@@ -42,6 +42,7 @@ class WandbLogger(TrackingLogger):
     def __init__(
         self,
         project: str | None = None,
+        *,
         entity: str | None = None,
         name: str | None = None,
         mode: str | None = None,

@@ -111,7 +111,7 @@ def assert_same(found: dict[str, Tensor], truth: dict[str, Tensor], **tolerance:
 def test_the_averages_and_their_statistics_are_those_of_a_plain_loop(
     begin: int, interval: int, tmp_path: Path
 ) -> None:
-    trace, swa = Trace(), SWAHook(begin, interval)
+    trace, swa = Trace(), SWAHook(begin, interval=interval)
     bare = trained(net(), **form(tmp_path / "bare", []))
     runner = trained(net(), **form(tmp_path / "swa", [swa, trace]))
     truth = plain(begin, interval)
@@ -124,7 +124,7 @@ def test_the_averages_and_their_statistics_are_those_of_a_plain_loop(
 def test_by_iterations_weights_are_taken_after_updates_and_the_last_validation_has_statistics(
     tmp_path: Path,
 ) -> None:
-    trace, swa = Trace(), SWAHook(12, 6, by_epoch=False)
+    trace, swa = Trace(), SWAHook(12, interval=6, by_epoch=False)
     cfg = {"by_epoch": False, "max_iters": SAMPLES // BATCH * EPOCHS, "val_interval": 10}
     trained(net(), **form(tmp_path, [swa, trace], train_cfg=cfg))
     truth = plain(2, 1)
