@@ -1,0 +1,107 @@
+"""Lightning's Trainer as a form of ours: its words, and what stands for those that are not taken over."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from stratrun import Runner
+from stratrun.errors import ConfigError
+from stratrun_ext.migrate.lightning.runner import runner_for
+from stratrun_ext.migrate.lightning.settings import settings_of
+
+
+class Trainer:
+    """Trains, validates, tests and predicts with the words of Lightning's Trainer.
+
+    Each job is that of a `stratrun.Runner`, which `runner` is afterwards. An argument that is not
+    taken over is refused, and the message says what to write.
+
+    Args:
+        arguments: Those of Lightning's Trainer that have a meaning here (docs/migrate_lightning.md), and
+            any of `stratrun.Runner`.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        self._max_epochs, self._options = settings_of(arguments)
+        self.runner: Runner | None = None
+        self.callback_metrics: dict[str, float] = {}
+
+    def fit(
+        self,
+        model: Any,
+        train_dataloaders: Any = None,
+        val_dataloaders: Any = None,
+        datamodule: Any = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+    ) -> None:
+        """Train. `ckpt_path` is a checkpoint of ours to go on from, ``"last"`` for the newest."""
+        if _is_data_module(train_dataloaders):
+            train_dataloaders, datamodule = None, train_dataloaders
+        options = dict(self._options)
+        if ckpt_path is not None:
+            options["resume"] = True if ckpt_path == "last" else _ours(ckpt_path)
+        self.runner = runner_for(
+            model,
+            train_dataloaders,
+            val_dataloaders,
+            datamodule=datamodule,
+            max_epochs=self._max_epochs,
+            **options,
+        )
+        self._do("train")
+
+    def validate(
+        self, model: Any = None, dataloaders: Any = None, ckpt_path: Any = None
+    ) -> list[dict[str, float]]:
+        return self._evaluate("val", model, dataloaders, ckpt_path)
+
+    def test(
+        self, model: Any = None, dataloaders: Any = None, ckpt_path: Any = None
+    ) -> list[dict[str, float]]:
+        return self._evaluate("test", model, dataloaders, ckpt_path)
+
+    def predict(self, model: Any = None, dataloaders: Any = None, ckpt_path: Any = None) -> list[Any]:
+        """What the model predicts for each sample, in order; Lightning gives it batch by batch."""
+        self._make("predict", model, dataloaders, ckpt_path)
+        assert self.runner is not None
+        predictions = self.runner.predict()
+        self.runner.close()
+        return predictions
+
+    def _evaluate(self, job: str, model: Any, dataloaders: Any, ckpt_path: Any) -> list[dict[str, float]]:
+        self._make(job, model, dataloaders, ckpt_path)
+        return [self._do(job)]
+
+    def _make(self, job: str, model: Any, dataloaders: Any, ckpt_path: Any) -> None:
+        if model is None:
+            if self.runner is None:
+                raise ConfigError(f"{job}() needs a model: give model=, or call fit(model, ...) before")
+            model = self.runner.model
+        options = dict(self._options)
+        if ckpt_path is not None:
+            options["load_from"] = _ours(ckpt_path)
+        self.runner = runner_for(model, **{f"{job}_dataloaders": dataloaders}, **options)
+
+    def _do(self, job: str) -> dict[str, float]:
+        assert self.runner is not None
+        try:
+            metrics: dict[str, float] = getattr(self.runner, job)()
+        finally:
+            self.runner.close()
+        self.callback_metrics = dict(metrics)
+        return self.callback_metrics
+
+
+def _is_data_module(given: Any) -> bool:
+    return callable(getattr(given, "train_dataloader", None))
+
+
+def _ours(path: str | os.PathLike[str]) -> str:
+    where = os.fspath(path)
+    if where.endswith(".ckpt"):
+        raise ConfigError(
+            f"ckpt_path={where!r} is Lightning's; a run goes on from checkpoints of ours alone. Convert it "
+            "first (stratrun_ext.migrate.lightning.checkpoint.convert), and give load_from="
+        )
+    return where
