@@ -1,6 +1,6 @@
 """What `self.log` was given: where it counts, and how values of batches become one."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,5 +107,4 @@ def _reduced(rows: list[tuple[float, float, str]]) -> float:
     if how == "mean":
         sizes = torch.tensor([size for _, size, _ in rows], dtype=torch.float64)
         return float((values @ sizes) / sizes.sum())
-    reduce: Callable[[Tensor], Tensor] = {"sum": torch.sum, "min": torch.min, "max": torch.max}[how]
-    return float(reduce(values))
+    return float(getattr(values, how)())

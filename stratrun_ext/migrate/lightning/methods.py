@@ -28,9 +28,9 @@ REFUSED = {
     "training_step_end": "do it at the end of training_step",
     "validation_step_end": "do it at the end of validation_step",
     "test_step_end": "do it at the end of test_step",
-    "training_epoch_end": "rename it to on_train_epoch_end(self), and keep outputs in a list of your own",
-    "validation_epoch_end": "rename it to on_validation_epoch_end(self), and keep outputs in a list of your own",
-    "test_epoch_end": "rename it to on_test_epoch_end(self), and keep outputs in a list of your own",
+    "training_epoch_end": "rename it to on_train_epoch_end(self), and keep outputs in a list",
+    "validation_epoch_end": "rename it to on_validation_epoch_end(self), and keep outputs in a list",
+    "test_epoch_end": "rename it to on_test_epoch_end(self), and keep outputs in a list",
     "on_epoch_end": "rename it to on_train_epoch_end(self)",
     "tbptt_split_batch": "cut sequences in the data set",
 }

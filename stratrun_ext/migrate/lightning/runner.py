@@ -19,6 +19,7 @@ from stratrun_ext.migrate.lightning.logged import LoggedMetric
 from stratrun_ext.migrate.lightning.loop import LightningTrainLoop
 from stratrun_ext.migrate.lightning.seeding import randomness
 
+_DECIDED = ("optimizer", "param_scheduler", "loss", "val_evaluator", "test_evaluator")
 _STAGES = {"train": "fit", "val": "validate", "test": "test", "predict": "predict"}
 
 
@@ -53,14 +54,23 @@ def runner_for(
         "test": test_dataloaders,
         "predict": predict_dataloaders,
     }
-    loaders = _loaders(module, datamodule, given)
-    options = dict(runner_options)
-    for taken in ("optimizer", "param_scheduler", "loss", "val_evaluator", "test_evaluator"):
-        if taken in options:
+    loaders = _loaders(module, datamodule, {job: one for job, one in given.items() if one is not None})
+    for taken in _DECIDED:
+        if taken in runner_options:
             raise ConfigError(
                 f"{taken}=: {type(module).__name__} decides that itself, by its configure_optimizers and "
                 "self.log; leave it out, or give the model to stratrun.Runner with a train_step"
             )
+    options = _with_parts(link, loaders, runner_options, max_epochs)
+    link.runner = Runner(_made_ready(link, loaders), **options)
+    return link.runner
+
+
+def _with_parts(
+    link: Link, loaders: Mapping[str, Any], given: Mapping[str, Any], max_epochs: int
+) -> dict[str, Any]:
+    """The arguments of the runner, with what the class decides."""
+    options = dict(given)
     for job, loader in loaders.items():
         options[f"{job}_dataloader"] = loader
         if job in ("val", "test"):
@@ -74,11 +84,10 @@ def runner_for(
     shown = hooks.get("logger", {})
     if shown is True or (isinstance(shown, Mapping) and "type" not in shown):
         hooks["logger"] = logger(link, shown if isinstance(shown, Mapping) else {})
+    options["default_hooks"] = hooks
     options["randomness"] = randomness(options.get("randomness"))
     options["custom_hooks"] = [LightningHook(link), *options.get("custom_hooks", ())]
-    runner = Runner(_made_ready(link, loaders), default_hooks=hooks, **options)
-    link.runner = runner
-    return runner
+    return options
 
 
 def _made_ready(link: Link, loaders: Mapping[str, Any]) -> Callable[[], nn.Module]:
@@ -96,8 +105,8 @@ def _made_ready(link: Link, loaders: Mapping[str, Any]) -> Callable[[], nn.Modul
 
 def _loaders(module: nn.Module, datamodule: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     """The loaders of each job: those given, or those of the data module or the class."""
-    found = {job: one for job, one in given.items() if one is not None}
-    source = datamodule if datamodule is not None else module
+    found = dict(given)
+    source: Any = datamodule if datamodule is not None else module
     if methods.defines(source, "prepare_data"):
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise IncompatibleError(

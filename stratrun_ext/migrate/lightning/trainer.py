@@ -52,17 +52,20 @@ class Trainer:
         self._do("train")
 
     def validate(
-        self, model: Any = None, dataloaders: Any = None, ckpt_path: Any = None
+        self, model: Any = None, dataloaders: Any = None, ckpt_path: Any = None, datamodule: Any = None
     ) -> list[dict[str, float]]:
-        return self._evaluate("val", model, dataloaders, ckpt_path)
+        return self._evaluate("val", model, _loader("val", dataloaders, datamodule), ckpt_path)
 
     def test(
-        self, model: Any = None, dataloaders: Any = None, ckpt_path: Any = None
+        self, model: Any = None, dataloaders: Any = None, ckpt_path: Any = None, datamodule: Any = None
     ) -> list[dict[str, float]]:
-        return self._evaluate("test", model, dataloaders, ckpt_path)
+        return self._evaluate("test", model, _loader("test", dataloaders, datamodule), ckpt_path)
 
-    def predict(self, model: Any = None, dataloaders: Any = None, ckpt_path: Any = None) -> list[Any]:
+    def predict(
+        self, model: Any = None, dataloaders: Any = None, ckpt_path: Any = None, datamodule: Any = None
+    ) -> list[Any]:
         """What the model predicts for each sample, in order; Lightning gives it batch by batch."""
+        dataloaders = _loader("predict", dataloaders, datamodule)
         self._make("predict", model, dataloaders, ckpt_path)
         assert self.runner is not None
         predictions = self.runner.predict()
@@ -91,6 +94,17 @@ class Trainer:
             self.runner.close()
         self.callback_metrics = dict(metrics)
         return self.callback_metrics
+
+
+def _loader(job: str, dataloaders: Any, datamodule: Any) -> Any:
+    """The data of an evaluation, from a data module if it is in one."""
+    method = f"{job}_dataloader"
+    if callable(getattr(dataloaders, method, None)):
+        dataloaders, datamodule = None, dataloaders
+    if datamodule is None or dataloaders is not None:
+        return dataloaders
+    datamodule.setup("validate" if job == "val" else job)
+    return getattr(datamodule, method)()
 
 
 def _is_data_module(given: Any) -> bool:

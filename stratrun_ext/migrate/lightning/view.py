@@ -89,6 +89,6 @@ class TrainerView:
     def __getattr__(self, name: str) -> NoReturn:
         known = [one for one in dir(type(self)) if not one.startswith("_")]
         raise AttributeError(
-            f"trainer.{name} is not there when stratrun trains; {nearest(name, known)}. What a run knows is in "
-            "self.trainer.runner, a stratrun.Runner; side work belongs in a hook (docs/custom_hook.md)"
+            f"trainer.{name} is not there when stratrun trains; {nearest(name, known)}. What a run "
+            "knows is in self.trainer.runner, a stratrun.Runner; side work belongs in a hook"
         )
