@@ -27,7 +27,7 @@ class LightningHook(Hook):
         self._ended = 0
         self._step = 0
 
-    def before_run(self) -> None:
+    def before_run(self, runner: RunContext) -> None:
         names = [f"on_{job}_{when}" for job in ("train", *_THEIRS.values()) for when in _POINTS]
         for name in (*names, "on_fit_start", "on_fit_end"):
             if methods.defines(self._link.module, name):
@@ -37,6 +37,15 @@ class LightningHook(Hook):
             if name in vars(self._link.module):
                 value = self._link.view if name == "_trainer" else self._link.module.device
                 vars(self._link.module)[name] = value
+        origin = self._link.origin
+        if origin is not None and runner.iter == 0:
+            told = "; ".join(origin.report)
+            runner.loggers.say(f"from {origin.path}: {told}")
+            if origin.epochs is not None and runner.training:
+                # As a run of ours would have them; a checkpoint to resume from is loaded after this.
+                self._ended, self._step = origin.ended(self._link), origin.step
+                runner.state.epoch, runner.state.validated = origin.epochs, self._ended
+                runner.state.iter, runner.state.step = origin.batches, origin.step
 
     # -- training
 

@@ -16,6 +16,7 @@ from stratrun_ext.migrate.lightning.view import TrainerView
 
 if TYPE_CHECKING:
     from stratrun import Runner
+    from stratrun_ext.migrate.lightning.checkpoint import LightningCheckpoint
 
 _TAKEN = ("weight", "grad_norm")
 
@@ -33,6 +34,8 @@ class Link:
         self.runner: Runner | None = None
         self.view = TrainerView(self)
         self.datamodule: Any = None
+        self.origin: LightningCheckpoint | None = None
+        """The file of Lightning that the run starts from."""
         self.epoch = 0
         self.batch_idx = 0
         self.outputs: Any = None
@@ -163,6 +166,8 @@ class Link:
         if methods.defines(self.module, "on_before_optimizer_step"):
             hook = self.own("on_before_optimizer_step")
             self.optimizer.register_step_pre_hook(lambda optimizer, *_: hook(optimizer))
+        if self.origin is not None:
+            self.origin.load_optimizer(self)
         return self.optimizer
 
     def move_schedulers(self, interval: str, count: int) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from stratrun import Runner
 from stratrun.errors import ConfigError, IncompatibleError
-from stratrun_ext.migrate.lightning import methods
+from stratrun_ext.migrate.lightning import checkpoint, methods
 from stratrun_ext.migrate.lightning.bridge import attach
 from stratrun_ext.migrate.lightning.hook import LightningHook, logger
 from stratrun_ext.migrate.lightning.link import Link
@@ -32,6 +32,7 @@ def runner_for(
     *,
     datamodule: Any = None,
     max_epochs: int = 1000,
+    start_from: str | os.PathLike[str] | None = None,
     **runner_options: Any,
 ) -> Runner:
     """A runner that trains a `LightningModule`, of whichever make, or an `nn.Module` with such methods.
@@ -39,6 +40,8 @@ def runner_for(
     Args:
         module: Its steps, hooks, `self.log` and `configure_optimizers` are what the run is made of.
         datamodule: Gives the loaders that are not given.
+        start_from: A ``.ckpt`` of Lightning: its weights, and for training its optimizer, schedulers and
+            counts. The start of the run says what was taken.
         runner_options: Arguments of `Runner`, but for those that the class decides: the optimizer,
             schedules and metrics. A `train_cfg` is added to.
 
@@ -61,6 +64,7 @@ def runner_for(
                 f"{taken}=: {type(module).__name__} decides that itself, by its configure_optimizers and "
                 "self.log; leave it out, or give the model to stratrun.Runner with a train_step"
             )
+    link.origin = None if start_from is None else checkpoint.read(start_from)
     options = _with_parts(link, loaders, runner_options, max_epochs)
     link.runner = Runner(_made_ready(link, loaders), **options)
     return link.runner
@@ -98,6 +102,8 @@ def _made_ready(link: Link, loaders: Mapping[str, Any]) -> Callable[[], nn.Modul
             link.own("setup")(stage)
         if methods.defines(link.module, "configure_model"):
             link.own("configure_model")()
+        if link.origin is not None:
+            link.origin.load_weights(link.module)
         return link.module
 
     return model

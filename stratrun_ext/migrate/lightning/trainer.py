@@ -35,12 +35,19 @@ class Trainer:
         datamodule: Any = None,
         ckpt_path: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Train. `ckpt_path` is a checkpoint of ours to go on from, ``"last"`` for the newest."""
+        """Train.
+
+        Args:
+            ckpt_path: What to go on from: a checkpoint of ours, ``"last"`` for the newest, or a ``.ckpt``.
+        """
         if _is_data_module(train_dataloaders):
             train_dataloaders, datamodule = None, train_dataloaders
         options = dict(self._options)
         if ckpt_path is not None:
-            options["resume"] = True if ckpt_path == "last" else _ours(ckpt_path)
+            if os.fspath(ckpt_path).endswith(".ckpt"):
+                options["start_from"] = ckpt_path
+            else:
+                options["resume"] = True if ckpt_path == "last" else ckpt_path
         self.runner = runner_for(
             model,
             train_dataloaders,
@@ -83,7 +90,7 @@ class Trainer:
             model = self.runner.model
         options = dict(self._options)
         if ckpt_path is not None:
-            options["load_from"] = _ours(ckpt_path)
+            options["start_from" if os.fspath(ckpt_path).endswith(".ckpt") else "load_from"] = ckpt_path
         self.runner = runner_for(model, **{f"{job}_dataloaders": dataloaders}, **options)
 
     def _do(self, job: str) -> dict[str, float]:
@@ -109,13 +116,3 @@ def _loader(job: str, dataloaders: Any, datamodule: Any) -> Any:
 
 def _is_data_module(given: Any) -> bool:
     return callable(getattr(given, "train_dataloader", None))
-
-
-def _ours(path: str | os.PathLike[str]) -> str:
-    where = os.fspath(path)
-    if where.endswith(".ckpt"):
-        raise ConfigError(
-            f"ckpt_path={where!r} is Lightning's; a run goes on from checkpoints of ours alone. Convert it "
-            "first (stratrun_ext.migrate.lightning.checkpoint.convert), and give load_from="
-        )
-    return where
