@@ -123,6 +123,8 @@ class _Harmless:
     """In the place of the module `pickle`: a reader that looks up nothing but `_RESTORED`."""
 
     class Unpickler(pickle.Unpickler):
+        """Makes a placeholder of each class and function that it does not know."""
+
         def find_class(self, module: str, name: str) -> Any:
             if (module, name) in _RESTORED:
                 return super().find_class(module, name)

@@ -98,7 +98,7 @@ class LightningCheckpoint:
         if any(is_spread(p) for group in link.optimizer.param_groups for p in group["params"]):
             raise IncompatibleError(
                 f"{self.path} has the state of an optimizer in one piece, and this strategy spreads it over "
-                "ranks; go on for an epoch under strategy='ddp' or 'single', and load its checkpoint with resume="
+                "ranks; go on for an epoch under strategy='ddp', and load the checkpoint of that with resume="
             )
         try:
             link.optimizer.load_state_dict(self.optimizers[0])
