@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from stratrun.hooks import Hook
+from stratrun_ext.migrate.lightning import LightningModule, runner_for
 from tests.lightning_shapes import BASES, BATCH, EPOCHS, data, loaders, schedules, shaped, trained
 from tests.ranks import Ranks
 
@@ -185,3 +186,44 @@ def test_lightning_itself_gives_the_same_losses_and_calls(
         assert (module.curve, module.rates, module.points) == (theirs.curve, theirs.rates, theirs.points)
         for name, value in runner.metrics.items():
             assert value == pytest.approx(float(trainer.callback_metrics[name]), abs=1e-6)
+
+
+# -- metrics as objects
+
+
+def measured(work_dir: str, strategy: str) -> tuple[dict[str, float], float]:
+    """What validation gives for a metric that was logged as an object, and its true value."""
+    from torchmetrics.classification import MulticlassAccuracy
+
+    class Measured(shaped(LightningModule)):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__("")
+            self.accuracy = MulticlassAccuracy(2, average="micro")
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.accuracy(self.net(batch[0]), batch[1])
+            self.log("accuracy", self.accuracy)
+            self.losses.append(torch.zeros(()))
+
+    module = Measured()
+    options: dict[str, Any] = {
+        "accelerator": "cpu",
+        "loggers": [],
+        "work_dir": work_dir,
+        "strategy": strategy,
+    }
+    runner = runner_for(module, *loaders(ready=False), max_epochs=2, **options)
+    runner.train()
+    runner.close()
+    x, y = data(21, 1).tensors
+    with torch.no_grad():
+        return dict(runner.metrics), (module.net(x).argmax(1) == y).float().mean().item()
+
+
+@pytest.mark.parametrize("strategy", ["single", "ddp"])
+def test_a_metric_logged_as_an_object_is_computed_over_all_ranks(
+    strategy: str, two_ranks: Ranks, tmp_path: Path
+) -> None:
+    run = (lambda *a: [measured(*a)]) if strategy == "single" else (lambda *a: two_ranks(measured, *a))
+    for metrics, truth in run(str(tmp_path), strategy):
+        assert metrics["accuracy"] == pytest.approx(truth)
