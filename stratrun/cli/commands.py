@@ -82,6 +82,11 @@ COMMANDS: Mapping[str, Command] = {
     "new": Command(
         "stratrun.cli.new", "a small project that trains at once", ("spirals", "projects/spirals")
     ),
+    "migrate mmengine": Command(
+        # By name, as all commands: the core imports no extension.
+        "stratrun_ext.migrate.mmengine.command",
+        "a config or a checkpoint of MMEngine as ours, with a report",
+    ),
     "plan": Command(
         "stratrun.cli.plan",
         "what a run needs on so many ranks, without starting it",

@@ -1,0 +1,48 @@
+"""``stratrun migrate mmengine``: a config or a checkpoint of theirs as ours, with a report."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from stratrun.errors import ConfigError
+from stratrun_ext.migrate.mmengine.convert import convert
+
+CHECKPOINTS = (".pth", ".pt")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "source", metavar="CONFIG_OR_PTH", help="a config (.py, .json, .yaml) or a checkpoint (.pth)"
+    )
+    parser.add_argument(
+        "--out", metavar="PATH", help="what to write; named after the source by default, in this folder"
+    )
+    parser.add_argument("--force", action="store_true", help="replace what is there already")
+    parser.epilog = "Nothing of either is run. docs/migrate_mmengine.md has what becomes of each word."
+
+
+def run(given: Namespace) -> int:
+    source = Path(given.source)
+    if source.suffix in CHECKPOINTS:
+        # Only now: it imports torch, which takes seconds.
+        from stratrun_ext.migrate.mmengine.checkpoint import migrate_checkpoint
+
+        out = Path(given.out or f"{source.stem}.safetensors")
+        _refuse_existing(out, force=given.force)
+        print(migrate_checkpoint(source, out))
+        return 0
+    out = Path(given.out or f"{source.stem}.yaml")
+    _refuse_existing(out, force=given.force)
+    if out.resolve() == source.resolve():
+        raise ConfigError(f"--out {out} is the config that is read; give another name")
+    text, report = convert(source)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text)
+    print(report)
+    counts = ", ".join(f"{len(report.counted(one))} {one}" for one in ("mapped", "changed", "left for you"))
+    print(f"\nwritten: {out} ({counts})\nnext: stratrun train {out} --import parts.py")
+    return 0
+
+
+def _refuse_existing(out: Path, *, force: bool) -> None:
+    if out.exists() and not force:
+        raise ConfigError(f"--out {out} is there already; give another name, or --force to replace it")
