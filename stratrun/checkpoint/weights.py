@@ -1,4 +1,4 @@
-"""Weights alone, from our checkpoints or from files of others. The one place that may meet a pickle."""
+"""Weights alone, from our checkpoints or from files of others. With `foreign` the one place that meets pickles."""
 
 import io
 import os
@@ -52,83 +52,6 @@ def read_weights(url: str | os.PathLike[str], **options: Any) -> dict[str, Any]:
             return dict(stored.read_part(MODEL))
     except OSError as error:
         raise CheckpointError(f"{redacted(os.fspath(url))} cannot be read: {error}") from error
-
-
-class Placeholder:
-    """Stands for an object of a file that only running code could restore: the name of its class."""
-
-    kind = ""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Placeholder":
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        """What a reader does to dicts."""
-
-    def append(self, value: Any) -> None:
-        """What a reader does to lists; with `extend` and `add`."""
-
-    extend = add = append
-
-    def __repr__(self) -> str:
-        return f"<{self.kind}, not restored>"
-
-
-def read_with_placeholders(path: str | os.PathLike[str]) -> Any:
-    """What a file of `torch.save` holds, with a `Placeholder` for each object but tensors and plain values.
-
-    No code that the file names is imported or run.
-
-    Raises:
-        CheckpointNotFoundError: there is no such file.
-        CheckpointCorruptedError: it is damaged, or was not written by `torch.save`.
-    """
-    where = os.fspath(path)
-    if not os.path.isfile(where):
-        raise CheckpointNotFoundError(f"there is no file {where}")
-    with open(where, "rb") as stream:
-        damaged = _damaged_entry(stream) if zipfile.is_zipfile(stream) else "its directory"
-        if damaged is not None:
-            raise CheckpointCorruptedError(f"{where} is no intact file of torch.save: {damaged!r} is damaged")
-        stream.seek(0)
-        try:
-            return torch.load(stream, map_location="cpu", weights_only=False, pickle_module=_Harmless)
-        except Exception as error:  # whatever the bytes of a damaged file lead a reader to
-            reason = _first_line(error) or type(error).__name__
-            raise CheckpointCorruptedError(f"{where} is no intact file of torch.save: {reason}") from error
-
-
-# What tensors and plain values are made of; all else becomes a placeholder.
-_RESTORED = {
-    ("collections", "OrderedDict"),
-    ("torch", "Size"),
-    ("torch", "device"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_parameter"),
-    *(
-        ("torch", str(one).removeprefix("torch."))
-        for one in vars(torch).values()
-        if isinstance(one, torch.dtype)
-    ),
-}
-
-
-class _Harmless:
-    """In the place of the module `pickle`: a reader that looks up nothing but `_RESTORED`."""
-
-    class Unpickler(pickle.Unpickler):
-        """Makes a placeholder of each class and function that it does not know."""
-
-        def find_class(self, module: str, name: str) -> Any:
-            if (module, name) in _RESTORED:
-                return super().find_class(module, name)
-            return type(name, (Placeholder,), {"kind": f"{module}.{name}"})
 
 
 def averaged(
@@ -198,7 +121,7 @@ def _load_pickled(stream: BinaryIO, where: str) -> Any:
         raise CheckpointCorruptedError(f"{where} is empty")
     try:
         # torch does not look at the checksums that it has written.
-        damaged = _damaged_entry(stream)
+        damaged = damaged_entry(stream)
         if damaged is not None:
             raise CheckpointCorruptedError(f"{where} is damaged: the checksum of {damaged!r} does not match")
         stream.seek(0)
@@ -210,16 +133,19 @@ def _load_pickled(stream: BinaryIO, where: str) -> Any:
         found = _GLOBAL.search(str(error))
         if found is None:
             raise CheckpointCorruptedError(f"{where} is no file of torch.save, or a damaged one") from error
+        mend = "save the state dict alone, with torch.save(model.state_dict(), ...)"
+        if found[1].startswith("mmengine."):
+            mend = f"stratrun migrate mmengine {where} takes the weights and the optimizer out of it"
         raise CheckpointError(
-            f"{where} holds more than tensors and plain values ({found[1]}), which is never run; "
-            "save the state dict alone, with torch.save(model.state_dict(), ...)"
+            f"{where} holds more than tensors and plain values ({found[1]}), which is never run; {mend}"
         ) from error
     except Exception as error:  # whatever the bytes of a damaged file lead a reader to
-        reason = _first_line(error) or type(error).__name__
+        reason = first_line(error) or type(error).__name__
         raise CheckpointCorruptedError(f"{where} is no intact file of torch.save: {reason}") from error
 
 
-def _damaged_entry(stream: BinaryIO) -> str | None:
+def damaged_entry(stream: BinaryIO) -> str | None:
+    """The first entry of a file of `torch.save` whose checksum does not match; None if all do."""
     if not zipfile.is_zipfile(stream):
         return None
     with zipfile.ZipFile(stream) as archive:
@@ -244,5 +170,6 @@ def _has_tensors(value: Any) -> bool:
     return isinstance(value, Mapping) and any(isinstance(entry, Tensor) for entry in value.values())
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of torch says, without what follows."""
     return str(error).strip().partition("\n")[0][:200]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from stratrun.checkpoint.weights import Placeholder, read_with_placeholders
+from stratrun.checkpoint.foreign import Placeholder, read_with_placeholders
 from stratrun.errors import CheckpointCorruptedError, CheckpointError, CheckpointNotFoundError
 from stratrun_ext.migrate.lightning import LightningModule, runner_for
 from stratrun_ext.migrate.lightning.checkpoint import read

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from stratrun.checkpoint.weights import Placeholder, read_with_placeholders
+from stratrun.checkpoint.foreign import Placeholder, read_with_placeholders
 from stratrun.errors import CheckpointError, IncompatibleError, nearest
 from stratrun.spread import is_spread
 from stratrun_ext.migrate.lightning.link import Link
