@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
 from stratrun.checkpoint.selection import locate
 from stratrun.checkpoint.weights import damaged_entry, first_line

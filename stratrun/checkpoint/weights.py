@@ -1,4 +1,4 @@
-"""Weights alone, from our checkpoints or from files of others. With `foreign` the one place that meets pickles."""
+"""Weights alone, from our checkpoints or from files of others. Pickles are met here and in `foreign` alone."""
 
 import io
 import os
@@ -15,7 +15,7 @@ from torch import Tensor
 from stratrun.checkpoint.discovery import newest_in
 from stratrun.checkpoint.reader import opened
 from stratrun.checkpoint.selection import locate
-from stratrun.errors import CheckpointCorruptedError, CheckpointError, CheckpointNotFoundError, nearest
+from stratrun.errors import CheckpointCorruptedError, CheckpointError, nearest
 from stratrun.storage import Folder
 from stratrun.storage.urls import redacted
 
