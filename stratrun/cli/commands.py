@@ -83,8 +83,7 @@ COMMANDS: Mapping[str, Command] = {
         "stratrun.cli.new", "a small project that trains at once", ("spirals", "projects/spirals")
     ),
     "migrate mmengine": Command(
-        # By name, as all commands: the core imports no extension.
-        "stratrun_ext.migrate.mmengine.command",
+        "stratrun.cli.migrate.mmengine",
         "a config or a checkpoint of MMEngine as ours, with a report",
     ),
     "plan": Command(

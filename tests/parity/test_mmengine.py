@@ -1,4 +1,4 @@
-"""MMEngine itself beside us, where it is installed; test_migrate_mmengine.py has the same against plain loops."""
+"""MMEngine itself beside us, where it is installed; the unit tests have the same against plain loops."""
 
 import subprocess
 import sys

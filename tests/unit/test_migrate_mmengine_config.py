@@ -72,75 +72,78 @@ def of(report: Report, outcome: Any) -> dict[str, str]:
     return {row.theirs: row.place.rpartition("/")[2] for row in report.counted(outcome)}
 
 
+IMAGES = {"type": "Images", "count": 44}
+EVALUATED = {
+    "dataset": IMAGES,
+    "batch_size": 10,
+    "shuffle": False,
+    "collate_fn": {"type": "pseudo_collate"},
+}
+EXPECTED = {
+    "model": {"type": "Classifier", "classes": 5},
+    "train_dataloader": {
+        "dataset": IMAGES,
+        "batch_size": 8,
+        "num_workers": 0,
+        "persistent_workers": False,
+        "drop_last": True,
+        "shuffle": True,
+    },
+    "val_dataloader": EVALUATED,
+    "test_dataloader": EVALUATED,
+    "val_evaluator": {"type": "Percent"},
+    "train_cfg": {"by_epoch": True, "max_epochs": 3, "val_interval": 1, "val_begin": 2, "accumulate": 2},
+    "val_cfg": {},
+    "optimizer": {
+        "type": "AdamW",
+        "lr": 4e-3,
+        "paramwise": {
+            "bias_lr_mult": 2.0,
+            "norm_lr_mult": 1.0,
+            "rules": {
+                "**.*backbone.stem*": {"lr_mult": 0.1, "decay_mult": 1.0},
+                "**.*head*": {"lr_mult": 1.0, "decay_mult": 0.0},
+            },
+        },
+    },
+    "precision": "bf16-mixed",
+    "clip_grad": {"max_norm": 35, "norm_type": 2},
+    "param_scheduler": [
+        {"type": "LinearLR", "start_factor": 0.1, "begin": 0, "end": 1, "convert_to_iter_based": True},
+        {"type": "PolynomialLR", "total_iters": 1, "power": 0.9, "begin": 1, "end": 3},
+    ],
+    "default_hooks": {
+        "logger": {"type": "LoggerHook", "interval": 100},
+        "checkpoint": {
+            "type": "CheckpointHook",
+            "interval": 2,
+            "keep_last": 4,
+            "save_best": {"acc": "greater"},
+        },
+    },
+    "custom_hooks": [
+        {
+            "type": "EMAHook",
+            "decay": 0.9998,
+            "warmup": "exponential",
+            "gamma": 100,
+            "begin": 5,
+            "priority": 49,
+        },
+        {"type": "EarlyStoppingHook", "monitor": "acc", "mode": "max", "min_delta": 0.1, "patience": 5},
+        {"type": "MineHook", "words": ["a", "b"]},
+    ],
+    "randomness": {"seed": 3, "deterministic": True},
+    "env_cfg": {"cudnn_benchmark": False, "mp_start_method": "fork"},
+    "loggers": ["console", "jsonl", "csv", "files", "tensorboard"],
+    "resume": "auto",
+    "work_dir": "./work/net",
+}
+
+
 def test_a_usual_config_becomes_one_of_ours(tmp_path: Path) -> None:
     config, _ = written(tmp_path)
-    data = {"type": "Images", "count": 44}
-    evaluated = {
-        "dataset": data,
-        "batch_size": 10,
-        "shuffle": False,
-        "collate_fn": {"type": "pseudo_collate"},
-    }
-    assert config == {
-        "model": {"type": "Classifier", "classes": 5},
-        "train_dataloader": {
-            "dataset": data,
-            "batch_size": 8,
-            "num_workers": 0,
-            "persistent_workers": False,
-            "drop_last": True,
-            "shuffle": True,
-        },
-        "val_dataloader": evaluated,
-        "test_dataloader": evaluated,
-        "val_evaluator": {"type": "Percent"},
-        "train_cfg": {"by_epoch": True, "max_epochs": 3, "val_interval": 1, "val_begin": 2, "accumulate": 2},
-        "val_cfg": {},
-        "optimizer": {
-            "type": "AdamW",
-            "lr": 4e-3,
-            "paramwise": {
-                "bias_lr_mult": 2.0,
-                "norm_lr_mult": 1.0,
-                "rules": {
-                    "**.*backbone.stem*": {"lr_mult": 0.1, "decay_mult": 1.0},
-                    "**.*head*": {"lr_mult": 1.0, "decay_mult": 0.0},
-                },
-            },
-        },
-        "precision": "bf16-mixed",
-        "clip_grad": {"max_norm": 35, "norm_type": 2},
-        "param_scheduler": [
-            {"type": "LinearLR", "start_factor": 0.1, "begin": 0, "end": 1, "convert_to_iter_based": True},
-            {"type": "PolynomialLR", "total_iters": 1, "power": 0.9, "begin": 1, "end": 3},
-        ],
-        "default_hooks": {
-            "logger": {"type": "LoggerHook", "interval": 100},
-            "checkpoint": {
-                "type": "CheckpointHook",
-                "interval": 2,
-                "keep_last": 4,
-                "save_best": {"acc": "greater"},
-            },
-        },
-        "custom_hooks": [
-            {
-                "type": "EMAHook",
-                "decay": 0.9998,
-                "warmup": "exponential",
-                "gamma": 100,
-                "begin": 5,
-                "priority": 49,
-            },
-            {"type": "EarlyStoppingHook", "monitor": "acc", "mode": "max", "min_delta": 0.1, "patience": 5},
-            {"type": "MineHook", "words": ["a", "b"]},
-        ],
-        "randomness": {"seed": 3, "deterministic": True},
-        "env_cfg": {"cudnn_benchmark": False, "mp_start_method": "fork"},
-        "loggers": ["console", "jsonl", "csv", "files", "tensorboard"],
-        "resume": "auto",
-        "work_dir": "./work/net",
-    }
+    assert config == EXPECTED
 
 
 def test_each_setting_is_told_of_with_the_line_that_set_it(tmp_path: Path) -> None:

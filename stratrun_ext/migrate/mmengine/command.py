@@ -20,7 +20,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.epilog = "Nothing of either is run. docs/migrate_mmengine.md has what becomes of each word."
 
 
-def run(given: Namespace) -> int:
+def migrated(given: Namespace) -> str:
+    """Write what was asked for. Returns the report."""
     source = Path(given.source)
     if source.suffix in CHECKPOINTS:
         # Only now: it imports torch, which takes seconds.
@@ -28,8 +29,7 @@ def run(given: Namespace) -> int:
 
         out = Path(given.out or f"{source.stem}.safetensors")
         _refuse_existing(out, force=given.force)
-        print(migrate_checkpoint(source, out))
-        return 0
+        return str(migrate_checkpoint(source, out))
     out = Path(given.out or f"{source.stem}.yaml")
     _refuse_existing(out, force=given.force)
     if out.resolve() == source.resolve():
@@ -37,10 +37,9 @@ def run(given: Namespace) -> int:
     text, report = convert(source)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text)
-    print(report)
     counts = ", ".join(f"{len(report.counted(one))} {one}" for one in ("mapped", "changed", "left for you"))
-    print(f"\nwritten: {out} ({counts})\nnext: stratrun train {out} --import parts.py")
-    return 0
+    written = f"written: {out} ({counts})\nnext: stratrun train {out} --import parts.py"
+    return f"{report}\n\n{written}"
 
 
 def _refuse_existing(out: Path, *, force: bool) -> None:
