@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stratrun.checkpoint.selection import locate
 from stratrun.checkpoint.weights import damaged_entry, first_line
-from stratrun.errors import CheckpointCorruptedError, CheckpointError
+from stratrun.errors import CheckpointCorruptedError, CheckpointError, CheckpointNotFoundError
 
 
 class Placeholder:
@@ -54,6 +54,8 @@ def read_with_placeholders(url: str | os.PathLike[str], **options: Any) -> Any:
         CheckpointError: it is no file of torch.save, is damaged, or is of a torch before 1.6.
     """
     at = locate(url, **options)
+    if not at.exists():
+        raise CheckpointNotFoundError(f"there is no file {at}")
     if not at.is_file():
         raise CheckpointError(f"{at} is a folder, and not a file of torch.save")
     with at.parent.open(at.name) as opened_file:

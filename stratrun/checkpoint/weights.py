@@ -1,4 +1,4 @@
-"""Weights alone, from our checkpoints or from files of others. Pickles are met here and in `foreign` alone."""
+"""Weights alone, of our checkpoints or of other files. Pickles are met here and in `foreign` alone."""
 
 import io
 import os

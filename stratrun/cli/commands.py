@@ -85,6 +85,7 @@ COMMANDS: Mapping[str, Command] = {
     "migrate mmengine": Command(
         "stratrun.cli.migrate.mmengine",
         "a config or a checkpoint of MMEngine as ours, with a report",
+        ("resnet.py --out resnet.yaml", "epoch_12.pth"),
     ),
     "plan": Command(
         "stratrun.cli.plan",
