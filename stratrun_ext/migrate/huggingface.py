@@ -32,8 +32,12 @@ class RowCollate:
         pads: Mapping[str, int] | None = None,
         columns: Sequence[str] | None = None,
     ) -> None:
-        self.pads = {**_PADS, **({} if pad_token_id is None else {"input_ids": pad_token_id}), **(pads or {})}
-        self.columns = None if columns is None else tuple(columns)
+        self.pads: dict[str, int] = {
+            **_PADS,
+            **({} if pad_token_id is None else {"input_ids": pad_token_id}),
+            **(pads or {}),
+        }
+        self.columns: tuple[str, ...] | None = None if columns is None else tuple(columns)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         names = tuple(rows[0]) if self.columns is None else self.columns

@@ -161,6 +161,7 @@ def test_a_stopped_run_goes_on_to_the_bit(
 # -- the real package
 
 
+@pytest.mark.filterwarnings("ignore")  # of Lightning, about torch
 @pytest.mark.parametrize("schedule", ["", "step", "epoch", "plateau", "train plateau", "two"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_lightning_itself_gives_the_same_losses_and_calls(

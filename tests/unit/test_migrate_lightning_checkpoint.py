@@ -100,6 +100,7 @@ def test_what_is_no_file_of_this_model_is_refused(tmp_path: Path) -> None:
         gone_on(tmp_path / "another.ckpt", tmp_path / "work")
 
 
+@pytest.mark.filterwarnings("ignore")  # of Lightning, about torch
 @pytest.mark.parametrize("schedule", ["two", "epoch", "plateau"])
 def test_lightnings_own_file_is_gone_on_from(schedule: str, tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning")

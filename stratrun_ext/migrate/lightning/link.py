@@ -32,7 +32,7 @@ class Link:
         self.module = module
         self.own = own
         self.runner: Runner | None = None
-        self.view = TrainerView(self)
+        self.view: TrainerView = TrainerView(self)
         self.datamodule: Any = None
         self.origin: LightningCheckpoint | None = None
         """The file of Lightning that the run starts from."""

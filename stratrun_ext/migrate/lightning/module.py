@@ -1,7 +1,7 @@
 """Base classes in the place of Lightning's: what a subclass inherits when it defines nothing itself."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any
 
@@ -126,16 +126,39 @@ class LightningModule(_Keeps, nn.Module):
     def _nothing(self, *args: Any, **kwargs: Any) -> None:
         """What a method that was not overridden does; a subclass may call it by `super`."""
 
-    setup = teardown = configure_model = prepare_data = _nothing
-    on_fit_start = on_fit_end = on_train_start = on_train_end = _nothing
-    on_train_epoch_start = on_train_epoch_end = on_train_batch_start = on_train_batch_end = _nothing
-    on_validation_start = on_validation_end = on_validation_epoch_start = on_validation_epoch_end = _nothing
-    on_validation_batch_start = on_validation_batch_end = _nothing
-    on_test_start = on_test_end = on_test_epoch_start = on_test_epoch_end = _nothing
-    on_test_batch_start = on_test_batch_end = _nothing
-    on_predict_start = on_predict_end = on_predict_epoch_start = on_predict_epoch_end = _nothing
-    on_predict_batch_start = on_predict_batch_end = _nothing
-    on_save_checkpoint = on_load_checkpoint = on_before_optimizer_step = _nothing
+    setup: Callable[..., Any] = _nothing
+    teardown: Callable[..., Any] = _nothing
+    configure_model: Callable[..., Any] = _nothing
+    prepare_data: Callable[..., Any] = _nothing
+    on_fit_start: Callable[..., Any] = _nothing
+    on_fit_end: Callable[..., Any] = _nothing
+    on_train_start: Callable[..., Any] = _nothing
+    on_train_end: Callable[..., Any] = _nothing
+    on_train_epoch_start: Callable[..., Any] = _nothing
+    on_train_epoch_end: Callable[..., Any] = _nothing
+    on_train_batch_start: Callable[..., Any] = _nothing
+    on_train_batch_end: Callable[..., Any] = _nothing
+    on_validation_start: Callable[..., Any] = _nothing
+    on_validation_end: Callable[..., Any] = _nothing
+    on_validation_epoch_start: Callable[..., Any] = _nothing
+    on_validation_epoch_end: Callable[..., Any] = _nothing
+    on_validation_batch_start: Callable[..., Any] = _nothing
+    on_validation_batch_end: Callable[..., Any] = _nothing
+    on_test_start: Callable[..., Any] = _nothing
+    on_test_end: Callable[..., Any] = _nothing
+    on_test_epoch_start: Callable[..., Any] = _nothing
+    on_test_epoch_end: Callable[..., Any] = _nothing
+    on_test_batch_start: Callable[..., Any] = _nothing
+    on_test_batch_end: Callable[..., Any] = _nothing
+    on_predict_start: Callable[..., Any] = _nothing
+    on_predict_end: Callable[..., Any] = _nothing
+    on_predict_epoch_start: Callable[..., Any] = _nothing
+    on_predict_epoch_end: Callable[..., Any] = _nothing
+    on_predict_batch_start: Callable[..., Any] = _nothing
+    on_predict_batch_end: Callable[..., Any] = _nothing
+    on_save_checkpoint: Callable[..., Any] = _nothing
+    on_load_checkpoint: Callable[..., Any] = _nothing
+    on_before_optimizer_step: Callable[..., Any] = _nothing
 
 
 class LightningDataModule(_Keeps):

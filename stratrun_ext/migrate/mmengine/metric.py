@@ -39,5 +39,5 @@ class BaseMetric(_BaseMetric):
         if not self.results:
             raise MetricError(f"{type(self).__name__}.process() appended nothing to self.results")
         values = self.compute_metrics(self.results[:size])
-        self.results = []
+        self.results: list[Any] = []
         return {f"{self.prefix}/{name}" if self.prefix else name: value for name, value in values.items()}

@@ -46,7 +46,7 @@ class BaseModel(nn.Module, ABC):
                 f"{type(self).__name__}: init_cfg={init_cfg!r} is not taken; initialise the weights in "
                 "__init__, and give weights of a file as load_from= to the Runner"
             )
-        self.data_preprocessor = _preprocessor(data_preprocessor, type(self).__name__)
+        self.data_preprocessor: nn.Module = _preprocessor(data_preprocessor, type(self).__name__)
 
     @abstractmethod
     def forward(self, inputs: Any, data_samples: Any = None, mode: str = "tensor") -> Any:

@@ -64,8 +64,8 @@ class ImgDataPreprocessor(BaseDataPreprocessor):
             if values is not None:
                 tensor = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
                 self.register_buffer(name, tensor, persistent=False)
-        self.normalizes = mean is not None
-        self.turns = bgr_to_rgb or rgb_to_bgr
+        self.normalizes: bool = mean is not None
+        self.turns: bool = bgr_to_rgb or rgb_to_bgr
         self.pad_size_divisor = pad_size_divisor
         self.pad_value = pad_value
 

@@ -10,7 +10,9 @@ class Taking:
     """The keys of a mapping, each to be taken once, and the report of what became of it."""
 
     def __init__(self, source: Mapping[str, Any], where: str, report: Report) -> None:
-        self.source, self.where, self.report = source, where, report
+        self.source: Mapping[str, Any] = source
+        self.where: str = where
+        self.report: Report = report
         self._left = list(source)
 
     def __contains__(self, key: str) -> bool:
