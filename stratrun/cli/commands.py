@@ -82,6 +82,11 @@ COMMANDS: Mapping[str, Command] = {
     "new": Command(
         "stratrun.cli.new", "a small project that trains at once", ("spirals", "projects/spirals")
     ),
+    "migrate lightning": Command(
+        "stratrun.cli.migrate.lightning",
+        "a checkpoint of Lightning as ours, with a report",
+        ("epoch=9-step=1000.ckpt --out weights.safetensors",),
+    ),
     "migrate mmengine": Command(
         "stratrun.cli.migrate.mmengine",
         "a config or a checkpoint of MMEngine as ours, with a report",

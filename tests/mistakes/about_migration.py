@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from stratrun.errors import ConfigError, DataError, IncompatibleError, ModelError
+from stratrun.errors import CheckpointError, ConfigError, DataError, IncompatibleError, ModelError
 from stratrun_ext.migrate import lightning as L
 from stratrun_ext.migrate.huggingface import RowCollate
+from stratrun_ext.migrate.lightning.command import migrate_checkpoint
 from tests.mistakes.mistake import mistake, runner, samples
 
 
@@ -116,9 +117,40 @@ def an_argument_of_the_trainer_is_misspelt(folder: Path) -> None:
     fit(folder, Classifier(), max_epoch=3)
 
 
-@mistake(ConfigError, "devices=2", "this is 1 process", "torchrun --nproc-per-node 2")
+@mistake(ConfigError, "devices=2", "this is 1 process", "stratrun launch -n 2 program.py")
 def the_trainer_is_to_start_processes(folder: Path) -> None:
     fit(folder, Classifier(), devices=2)
+
+
+@mistake(ConfigError, "num_nodes=2", "this is 1 process", "stratrun launch -n 4 --nodes 2 --rendezvous")
+def the_trainer_is_to_run_on_several_machines(folder: Path) -> None:
+    fit(folder, Classifier(), devices=4, num_nodes=2)
+
+
+@mistake(ConfigError, "num_nodes=2", "there are 1 processes", "--nodes 2 --rendezvous")
+def the_trainer_counts_machines_alone(folder: Path) -> None:
+    fit(folder, Classifier(), num_nodes=2)
+
+
+@mistake(ConfigError, "use_distributed_sampler=False", "not taken over", "sampler=")
+def the_trainer_is_to_leave_the_order_of_the_data(folder: Path) -> None:
+    fit(folder, Classifier(), use_distributed_sampler=False)
+
+
+def weights_alone(folder: Path) -> None:
+    torch.save(nn.Linear(2, 2).state_dict(prefix="net."), folder / "weights.ckpt")
+
+
+@mistake(
+    CheckpointError, "weights.ckpt", "no 'state_dict', but net.weight", "load_from=", prepare=weights_alone
+)
+def weights_alone_are_to_be_migrated(folder: Path) -> None:
+    migrate_checkpoint(folder / "weights.ckpt", folder / "out.safetensors")
+
+
+@mistake(ConfigError, "weights.ckpt is there already", "--force", prepare=weights_alone)
+def what_is_migrated_is_there_already(folder: Path) -> None:
+    migrate_checkpoint(folder / "a.ckpt", folder / "weights.ckpt")
 
 
 @mistake(ConfigError, "EarlyStopping", "no hook of stratrun", "dict(type='EarlyStoppingHook'")

@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
+from stratrun import Runner
 from stratrun.checkpoint.foreign import Placeholder, read_with_placeholders
+from stratrun.cli.main import run
 from stratrun.errors import CheckpointError, CheckpointNotFoundError
 from stratrun_ext.migrate.lightning import LightningModule, runner_for
 from stratrun_ext.migrate.lightning.checkpoint import read
@@ -98,6 +102,52 @@ def test_what_is_no_file_of_this_model_is_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {"net.0.wight": torch.zeros(1)}}, tmp_path / "another.ckpt")
     with pytest.raises(CheckpointError, match=r"'net\.0\.wight': the model has no such weight"):
         gone_on(tmp_path / "another.ckpt", tmp_path / "work")
+
+
+class Plain(nn.Module):
+    """The same weights without anything of Lightning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+def test_the_command_writes_what_a_plain_runner_goes_on_from_as_a_plain_loop_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module = written(tmp_path / "a.ckpt", "begun", 2, extra=3)
+    assert run(["migrate", "lightning", "a.ckpt"]) == 0
+    told = capsys.readouterr().out
+    assert "4 tensors in a.safetensors" in told and "2 epochs, 12 updates were done" in told
+    assert "hyper_parameters.args: <argparse.Namespace, not restored>" in told
+    assert "extra: is not taken" in told
+    truth, theirs = Plain(), module._link.optimizer
+    truth.load_state_dict(load_file("a.safetensors"))
+    optimizer = torch.optim.AdamW(truth.parameters(), lr=0.05)
+    optimizer.load_state_dict(theirs.state_dict())
+    for x, y in loaders()[0]:
+        nn.functional.cross_entropy(truth(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    runner = Runner(
+        Plain(),
+        train_dataloader=loaders()[0],
+        loss="cross_entropy",
+        optimizer={"type": "AdamW", "lr": 0.05},
+        train_cfg={"max_epochs": 1},
+        load_from={"path": "a", "parts": ["model", "optimizer"]},
+        accelerator="cpu",
+        loggers=[],
+        work_dir="rest",
+    )
+    runner.train()
+    runner.close()
+    for name, value in runner.model.state_dict().items():
+        torch.testing.assert_close(value, truth.state_dict()[name])
 
 
 @pytest.mark.filterwarnings("ignore")  # of Lightning, about torch

@@ -19,7 +19,7 @@ from stratrun.checkpoint.weights import read_weights
 from stratrun.cli.main import run
 from stratrun.errors import CheckpointCorruptedError, CheckpointError
 from stratrun_ext.migrate.mmengine.checkpoint import migrate_checkpoint
-from stratrun_ext.migrate.mmengine.report import Report
+from stratrun_ext.migrate.report import Report
 
 LR = 0.01
 

@@ -9,7 +9,7 @@ from stratrun.cli.main import run
 from stratrun.config import Config
 from stratrun.errors import ConfigError
 from stratrun_ext.migrate.mmengine.convert import convert
-from stratrun_ext.migrate.mmengine.report import Report
+from stratrun_ext.migrate.report import Report
 
 BASE = """
 classes = 5

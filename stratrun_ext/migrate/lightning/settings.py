@@ -17,18 +17,16 @@ _PRECISIONS = {
 }
 _STRATEGIES = {
     "ddp_find_unused_parameters_true": "strategy=dict(type='ddp', find_unused_parameters=True)",
-    "ddp_spawn": "strategy='ddp', started by torchrun",
-    "ddp_notebook": "strategy='ddp', started by torchrun",
-    "ddp_fork": "strategy='ddp', started by torchrun",
+    "ddp_spawn": "strategy='ddp', started by stratrun launch",
+    "ddp_notebook": "strategy='ddp', started by stratrun launch",
+    "ddp_fork": "strategy='ddp', started by stratrun launch",
 }
 _NOTHING = (
     "enable_progress_bar",
     "enable_model_summary",
-    "use_distributed_sampler",
-    "num_nodes",
     "barebones",
 )
-"""Taken, with nothing to do: the console decides by itself what it shows, and data is always shared out."""
+"""Taken, with nothing to do: the console decides by itself what it shows."""
 _INSTEAD = {
     "max_steps": "max_epochs=, or stratrun.Runner with train_cfg=dict(max_iters=...)",
     "min_epochs": "EarlyStoppingHook(...) among callbacks=",
@@ -49,6 +47,7 @@ _INSTEAD = {
     "sync_batchnorm": "torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)",
     "reload_dataloaders_every_n_epochs": "a data set that knows its epoch (docs/data.md)",
     "fast_dev_run": "dev_cfg=dict(fast_dev_run=True)",
+    "use_distributed_sampler": "DataLoader(..., sampler=...) of your own, which is left as it is",
     "model_registry": "nothing: checkpoints lie in work_dir",
 }
 
@@ -82,6 +81,8 @@ def _is_default(name: str, value: Any) -> bool:
     # The values that say to do as always.
     if name == "num_sanity_val_steps":
         return value in (0, 2)
+    if name == "use_distributed_sampler":
+        return value is True
     return value is False or (name in ("limit_train_batches", "limit_val_batches") and value == 1.0)
 
 
@@ -101,15 +102,26 @@ def _loop(given: dict[str, Any], options: dict[str, Any]) -> None:
         options["clip_grad"] = {"value": clip} if by == "value" else {"max_norm": clip}
 
 
-def _layers(given: dict[str, Any], options: dict[str, Any]) -> None:
-    devices = given.pop("devices", "auto")
-    there = int(os.environ.get("WORLD_SIZE", "1"))
-    count = len(devices) if isinstance(devices, list) else devices
-    if isinstance(count, int) and count > 1 and count != there:
+def _processes(given: dict[str, Any]) -> None:
+    devices, nodes = given.pop("devices", "auto"), given.pop("num_nodes", None) or 1
+    there, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    count = len(devices) if isinstance(devices, list | tuple) else devices
+    if isinstance(count, int) and count > 0 and count * nodes != there and count * nodes > 1:
+        several = f" --nodes {nodes} --rendezvous HOST:PORT" if nodes > 1 else ""
         raise ConfigError(
-            f"Trainer(devices={devices!r}): this is {there} process, and stratrun starts none by itself; run "
-            f"torchrun --nproc-per-node {count} program.py"
+            f"Trainer(devices={devices!r}{f', num_nodes={nodes}' if nodes > 1 else ''}): "
+            f"{'this is 1 process' if there == 1 else f'these are {there} processes'}, and stratrun starts "
+            f"none by itself; run stratrun launch -n {count}{several} program.py"
         )
+    if not isinstance(count, int) and nodes * here > there:
+        raise ConfigError(
+            f"Trainer(num_nodes={nodes}): there are {there} processes, {here} of them on this machine; run "
+            f"stratrun launch --nodes {nodes} --rendezvous HOST:PORT program.py on each machine"
+        )
+
+
+def _layers(given: dict[str, Any], options: dict[str, Any]) -> None:
+    _processes(given)
     strategy = given.pop("strategy", "auto")
     if isinstance(strategy, str) and strategy in _STRATEGIES:
         raise ConfigError(f"Trainer(strategy={strategy!r}) is not taken over; give {_STRATEGIES[strategy]}")

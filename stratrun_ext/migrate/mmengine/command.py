@@ -5,6 +5,7 @@ from pathlib import Path
 
 from stratrun.errors import ConfigError
 from stratrun_ext.migrate.mmengine.convert import convert
+from stratrun_ext.migrate.outputs import refuse_existing
 
 CHECKPOINTS = (".pth", ".pt")
 
@@ -28,10 +29,10 @@ def migrated(given: Namespace) -> str:
         from stratrun_ext.migrate.mmengine.checkpoint import migrate_checkpoint
 
         out = Path(given.out or f"{source.stem}.safetensors")
-        _refuse_existing(out, force=given.force)
+        refuse_existing(out, force=given.force)
         return str(migrate_checkpoint(source, out))
     out = Path(given.out or f"{source.stem}.yaml")
-    _refuse_existing(out, force=given.force)
+    refuse_existing(out, force=given.force)
     if out.resolve() == source.resolve():
         raise ConfigError(f"--out {out} is the config that is read; give another name")
     text, report = convert(source)
@@ -40,8 +41,3 @@ def migrated(given: Namespace) -> str:
     counts = ", ".join(f"{len(report.counted(one))} {one}" for one in ("mapped", "changed", "left for you"))
     written = f"written: {out} ({counts})\nnext: stratrun train {out} --import parts.py"
     return f"{report}\n\n{written}"
-
-
-def _refuse_existing(out: Path, *, force: bool) -> None:
-    if out.exists() and not force:
-        raise ConfigError(f"--out {out} is there already; give another name, or --force to replace it")

@@ -10,9 +10,9 @@ from stratrun.config.placed import PlacedDict
 from stratrun_ext.migrate.mmengine import data, hooks, surroundings, training
 from stratrun_ext.migrate.mmengine.expressions import Unknown
 from stratrun_ext.migrate.mmengine.reading import read
-from stratrun_ext.migrate.mmengine.report import Report, Row
 from stratrun_ext.migrate.mmengine.schedules import schedules
 from stratrun_ext.migrate.mmengine.surroundings import Convert, left, nothing, same
+from stratrun_ext.migrate.report import Report, Row
 
 _JOBS = ("train", "val", "test")
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stratrun_ext.migrate.mmengine.report import Report
 from stratrun_ext.migrate.mmengine.taking import Taking, off
+from stratrun_ext.migrate.report import Report
 
 _SAME = ("batch_size", "num_workers", "persistent_workers", "drop_last", "pin_memory", "prefetch_factor")
 _PSEUDO, _DEFAULT = "pseudo_collate", "default_collate"

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stratrun_ext.migrate.mmengine.report import Report
 from stratrun_ext.migrate.mmengine.taking import Taking, off
+from stratrun_ext.migrate.report import Report
 
 _BY_THEMSELVES = {
     "timer": "is a default hook here",

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stratrun_ext.migrate.mmengine.report import Outcome, Report
 from stratrun_ext.migrate.mmengine.taking import Taking, off
+from stratrun_ext.migrate.report import Outcome, Report
 
 Convert = Callable[[Any, Report, dict[str, Any], Mapping[str, Any]], None]
 _LOGGERS = {"TensorboardVisBackend": "tensorboard", "WandbVisBackend": "wandb", "MLflowVisBackend": "mlflow"}

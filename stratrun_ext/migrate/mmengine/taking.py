@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from stratrun_ext.migrate.mmengine.report import Outcome, Report
+from stratrun_ext.migrate.report import Outcome, Report
 
 
 class Taking:

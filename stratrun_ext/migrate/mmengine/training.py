@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stratrun_ext.migrate.mmengine.report import Report
 from stratrun_ext.migrate.mmengine.taking import Taking, off
+from stratrun_ext.migrate.report import Report
 
 _LOOPS = ("EpochBasedTrainLoop", "IterBasedTrainLoop", "ValLoop", "TestLoop")
 _KINDS = ("norm_decay_mult", "bias_decay_mult", "dwconv_decay_mult", "flat_decay_mult", "bias_lr_mult")
