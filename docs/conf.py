@@ -24,7 +24,10 @@ extensions = [
 exclude_patterns = ["_ext", "_static"]
 nitpicky = True
 # What others document, and what only annotations name: shown, and leading nowhere.
-nitpick_ignore_regex = [("py:.*", r"(?!stratrun\.).*"), ("py:.*", r"stratrun\.(?:\w+\.)*_?[a-z]\w*\.\w+.*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!stratrun\.).*"),
+    ("py:class", r"stratrun\.(context|[a-z_]+\.[a-z_.]+)\.[A-Z]\w*"),
+]
 
 # In docstrings, as in the pages, one backtick is code.
 default_role = "literal"

@@ -9,6 +9,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.util import inspect
 
 from reference import api, cli, errors, linked, mistakes, parts
 
@@ -16,6 +17,7 @@ from reference import api, cli, errors, linked, mistakes, parts
 def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("builder-inited", write_pages)
     app.connect("source-read", linked.inside)
+    app.connect("autodoc-process-signature", signature_of_constructor)
     app.connect("missing-reference", by_its_last_name)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -43,6 +45,16 @@ def _pages(source: Path) -> Iterator[tuple[str, str]]:
     yield from errors.pages(source.parent / "stratrun", told)
     yield from mistakes.pages(told)
     yield from linked.pages(source)
+
+
+def signature_of_constructor(
+    app: Sphinx, what: str, name: str, entry: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str, str | None] | None:
+    """What a class is called with, where a ``__new__`` that takes anything hides it."""
+    if what != "class" or not signature or not signature.startswith("(*args"):
+        return None
+    own = inspect.signature(entry.__init__, bound_method=True)
+    return inspect.stringify_signature(own, show_return_annotation=False, unqualified_typehints=True), returns
 
 
 def by_its_last_name(

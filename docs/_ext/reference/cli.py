@@ -88,7 +88,7 @@ def _command(name: str, line: str) -> list[str]:
         f"{rst.plain(command.about[0].upper() + command.about[1:])}.",
         rst.block(usage, kind="usage"),
         _options(name, parser),
-        rst.block(note) if note else "",
+        rst.block(note, kind="usage") if note else "",
         rst.title("Examples", line),
         rst.block("\n".join(f"stratrun {name} {one}".rstrip() for one in command.examples), "bash"),
     ]

@@ -25,7 +25,7 @@ def pages(package: Path, told: list[dict[str, str]]) -> Iterator[tuple[str, str]
         ":py:class:`stratrun.StratrunError <stratrun.errors.StratrunError>`. "
         "A message says what was given, why it will not do, and what to do; "
         ":doc:`mistakes <mistakes>` shows what is printed.",
-        rst.block(shown),
+        rst.block(shown, kind="tree"),
         rst.plain(f"Stopped{after}"),
     ]
     for error in _classes():
@@ -45,7 +45,7 @@ def _about(
     pieces = [f".. autoexception:: stratrun.errors.{name}\n   :show-inheritance:\n"]
     if rows := raised.get(name, []):
         cells = [[rst.code(where), rst.prose(why)] for where, why in rows]
-        pieces.append(rst.table(["raised by", "when"], cells, "40 60", "stack"))
+        pieces.append(rst.dropdown("Raised by", rst.table(["", "when"], cells, "40 60", "stack")))
     count = sum(one["error"] == name for one in told)
     if count:
         example = min((one for one in told if one["error"] == name), key=lambda one: len(one["message"]))

@@ -43,12 +43,16 @@ def pages(found: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
         "why it will not do and what to do. Messages are shown as they were when this page was built.",
     ]
     for about, ones in sections.items():
-        rows = [
-            [one["mistake"], f":py:exc:`~stratrun.errors.{one['error']}`\n\n{rst.block(one['message'])}"]
-            for one in ones
-        ]
+        rows = [[one["mistake"], f"{_linked(one['error'])}\n\n{rst.block(one['message'])}"] for one in ones]
         pieces += [rst.title(about, "-"), rst.table(["mistake", "what is printed"], rows, "30 70", "stack")]
     yield "mistakes", rst.page(*pieces)
+
+
+def _linked(name: str) -> str:
+    """The name of an error, which may be one of Python's own."""
+    from stratrun import errors
+
+    return f":py:exc:`~stratrun.errors.{name}`" if hasattr(errors, name) else f"``{name}``"
 
 
 def _make(mistake: Any) -> dict[str, str]:

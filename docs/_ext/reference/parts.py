@@ -10,15 +10,14 @@ from typing import Any
 
 from sphinx.ext.autodoc.mock import mock
 
-import stratrun
-from reference import api, rst
+from reference import api, keys, rst
 from stratrun import registry
 from stratrun.cli.list import KINDS
 from stratrun.registry import Registry
 from stratrun.registry.fallbacks import public_classes
 from stratrun.registry.offers import about
 
-# What the packages of these need is large, and says nothing of them.
+# Packages that some parts need: large, and nothing that a page about the parts has to know.
 _WITHOUT = ["mlflow", "wandb"]
 
 
@@ -38,19 +37,10 @@ def pages() -> Iterator[tuple[str, str]]:
             "name, and beside it the arguments of the class. These are the names.",
             rst.table(["kind", "names"], rows, "20 80"),
             rst.title("Keys of a config", "-"),
-            rst.table(["key", "default"], _keys(), "35 65"),
+            rst.table(["key", "default", ""], keys.rows(), "25 15 60", "stack"),
             ".. toctree::\n   :hidden:\n\n" + "".join(f"   parts/{kind}\n" for kind in KINDS),
         ),
     )
-
-
-def _keys() -> list[list[str]]:
-    parameters = list(inspect.signature(stratrun.Runner.__init__).parameters.values())[1:]
-    return [
-        [rst.code(one.name), "required" if one.default is one.empty else rst.code(repr(one.default))]
-        for one in parameters
-        if one.name != "cfg"
-    ]
 
 
 def _own(parts: Registry) -> list[tuple[list[str], Callable[..., Any]]]:
@@ -66,8 +56,14 @@ def _own(parts: Registry) -> list[tuple[list[str], Callable[..., Any]]]:
         if entry.__module__.startswith("stratrun"):
             names.setdefault(id(entry), []).append(name)
     entries = {id(entry): entry for entry in found.values()}
-    listed = [(sorted(names[key], key=lambda n: (len(n), n)), entries[key]) for key in names]
+    listed = [(sorted(names[key], key=_rank(entries[key])), entries[key]) for key in names]
     return sorted(listed, key=lambda one: one[0][0].casefold())
+
+
+def _rank(entry: Callable[..., Any]) -> Callable[[str], tuple[bool, int, str]]:
+    """What a part calls itself comes first, then short names."""
+    own = getattr(entry, "name", None)
+    return lambda name: (name != own, len(name), name)
 
 
 def _page(kind: str, own: list[tuple[list[str], Callable[..., Any]]]) -> str:

@@ -49,8 +49,8 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], widths: str = "au
     return "\n".join(lines) + "\n"
 
 
-def toctree(names: Iterable[str], depth: int = 1) -> str:
-    return f".. toctree::\n   :maxdepth: {depth}\n\n" + "".join(f"   {name}\n" for name in names)
+def dropdown(heading: str, body: str) -> str:
+    return f".. dropdown:: {heading}\n\n{indent(body, '   ')}\n"
 
 
 def page(*pieces: str) -> str:
