@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from argparse import SUPPRESS, Action, ArgumentParser
 from collections.abc import Iterator
 from importlib import import_module
@@ -11,26 +12,17 @@ from stratrun.cli import arguments
 from stratrun.cli.commands import COMMANDS
 from stratrun.cli.dispatch import parser_of
 
-_CODES = [
-    ("0", "done"),
-    ("1", "a failure, or what was to be compared or verified is not as it should be"),
-    ("2", "a mistake of the user's: nothing was lost, and the message says what to change"),
-    ("130", "Ctrl-C"),
-    ("143", "SIGTERM; in general 128 and the number of the signal"),
-]
-_WORK = {
-    "train": "train, and validate as train_cfg says",
-    "val": "metrics on the validation data",
-    "test": "metrics on the test data",
-    "predict": "what the model says of each sample, into predictions.jsonl in the work dir",
-}
+_JOB = re.compile(r"^  (\w+) {2,}(.+)$", re.M)
+_CODE = re.compile(r"^  (\d+) +(.+)$", re.M)
 
 
 def pages() -> Iterator[tuple[str, str]]:
+    found = _CODE.findall(arguments._EXAMPLES.partition("exit codes:")[2])
+    codes = [[rst.code(code), rst.plain(text)] for code, text in found]
     groups: dict[str, list[str]] = {}
     for name in COMMANDS:
         groups.setdefault(name.partition(" ")[0], []).append(name)
-    jobs = [[f":doc:`stratrun {job} <cli/jobs>`", rst.plain(about)] for job, about in _WORK.items()]
+    jobs = [[f":doc:`stratrun {job} <cli/jobs>`", rst.plain(about)] for job, about in _jobs().items()]
     rows = [
         [f":doc:`stratrun {name} <cli/{name.partition(' ')[0]}>`", rst.plain(command.about)]
         for name, command in COMMANDS.items()
@@ -44,18 +36,28 @@ def pages() -> Iterator[tuple[str, str]]:
             rst.table(["command", ""], [*jobs, *rows], "35 65"),
             ".. _exit-codes:\n",
             rst.title("Exit codes", "-"),
-            rst.table(["code", ""], [[rst.code(code), text] for code, text in _CODES], "10 90"),
+            rst.table(
+                ["code", ""],
+                codes,
+                "10 90",
+            ),
             ".. toctree::\n   :hidden:\n\n   cli/jobs\n" + "".join(f"   cli/{first}\n" for first in groups),
         ),
     )
-    yield "cli/jobs", _jobs()
+    yield "cli/jobs", _page_of_jobs()
     for first, names in groups.items():
         yield f"cli/{first}", _commands(first, names)
 
 
-def _jobs() -> str:
+def _jobs() -> dict[str, str]:
+    """What each job does, as ``stratrun --help`` has it."""
+    found = dict(_JOB.findall(arguments._DESCRIPTION))
+    return {job: found[job] for job in arguments.JOBS}
+
+
+def _page_of_jobs() -> str:
     examples = arguments._EXAMPLES.partition("\n\n")[0].partition("\n")[2]
-    about = "\n".join(f"``stratrun {job}``\n   {rst.plain(text)}\n" for job, text in _WORK.items())
+    about = "\n".join(f"``stratrun {job}``\n   {rst.plain(text)}\n" for job, text in _jobs().items())
     return rst.page(
         rst.title("train, val, test, predict"),
         "A job of a run that a config describes.",

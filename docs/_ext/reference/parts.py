@@ -15,7 +15,6 @@ from stratrun import registry
 from stratrun.cli.list import KINDS
 from stratrun.registry import Registry
 from stratrun.registry.fallbacks import public_classes
-from stratrun.registry.offers import about
 
 # Packages that some parts need: large, and nothing that a page about the parts has to know.
 _WITHOUT = ["mlflow", "wandb"]
@@ -60,6 +59,12 @@ def _own(parts: Registry) -> list[tuple[list[str], Callable[..., Any]]]:
     return sorted(listed, key=lambda one: one[0][0].casefold())
 
 
+def _about(entry: Callable[..., Any]) -> str:
+    """The first paragraph of what its own docstring says. A class without one would show that of its base."""
+    text = entry.__dict__.get("__doc__") if inspect.isclass(entry) else entry.__doc__
+    return inspect.cleandoc(text or "").partition("\n\n")[0]
+
+
 def _rank(entry: Callable[..., Any]) -> Callable[[str], tuple[bool, int, str]]:
     """What a part calls itself comes first, then short names."""
     own = getattr(entry, "name", None)
@@ -74,8 +79,8 @@ def _page(kind: str, own: list[tuple[list[str], Callable[..., Any]]]) -> str:
         f"On a terminal: ``stratrun list {kind}``.",
     ]
     if own:
-        rows = [[", ".join(map(rst.code, names)), rst.prose(about(entry))] for names, entry in own]
-        pieces += [rst.table(["type", ""], rows, "35 65")]
+        rows = [[", ".join(map(rst.code, names)), rst.prose(_about(entry))] for names, entry in own]
+        pieces += [rst.table(["type", ""], rows, "35 65", "stack")]
     for names, entry in own:
         pieces += [rst.title(names[0], "-"), _documented(names, entry)]
     return rst.page(*pieces, _foreign(kind))
