@@ -20,6 +20,7 @@ from stratrun.distributed import (
 from stratrun.engine import Clipping, Engine, Guard, NonFinite
 from stratrun.errors import ConfigError, IncompatibleError, UnknownNameError
 from stratrun.precision.base import Precision
+from stratrun.problems import KnownProblem, part
 from stratrun.registry import ACCELERATORS, PRECISIONS, STRATEGIES, Registry
 from stratrun.state import TrainState
 from stratrun.strategies.base import Strategy
@@ -61,22 +62,33 @@ class Wiring(NamedTuple):
     reasons: list[str]
 
 
-def choose(*, strategy: Any, accelerator: Any, precision: Any, env: ProcessEnv) -> Choice:
+def choose(
+    *, strategy: Any, accelerator: Any, precision: Any, env: ProcessEnv, launched: bool = True
+) -> Choice:
     """Resolve names and ``'auto'``, and refuse parts that do not fit. Starts nothing.
 
     Reads only what the parts declare, so that a part of a plugin needs no line here.
+
+    Args:
+        launched: Whether `env` is what the run is started with, so that the strategy must fit it.
 
     Raises:
         UnknownNameError, ConfigError: a part cannot be built.
         IncompatibleError: the parts do not fit one another, this machine, or how it was launched.
     """
     reasons: list[str] = []
-    hardware = _accelerator(accelerator, reasons)
-    placement = _strategy(strategy, env, reasons)
+    hardware = placement = numbers = None
+    with part("accelerator"):
+        hardware = _accelerator(accelerator, reasons)
+    with part("strategy"):
+        placement = _strategy(strategy, env, reasons)
     numbers = _built(PRECISIONS, precision, "precision", Precision)
     reasons.append(f"precision={numbers.name}: as given")
+    if hardware is None or placement is None:
+        raise KnownProblem
     _check_hardware(hardware, placement, numbers)
-    _check_processes(placement, env)
+    if launched:
+        _check_processes(placement, env)
     return Choice(hardware, placement, numbers, reasons)
 
 

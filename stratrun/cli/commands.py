@@ -25,6 +25,12 @@ class Command:
 
 
 COMMANDS: Mapping[str, Command] = {
+    "check": Command(
+        "stratrun.cli.check",
+        "name every mistake of a config, building nothing",
+        ("digits.yaml --import parts.py", "digits.yaml --import parts.py optimizer.lr=3e-4"),
+        settable=True,
+    ),
     "ckpt ls": Command(
         "stratrun.cli.ckpt.ls",
         "list the checkpoints of a run",

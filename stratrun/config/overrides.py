@@ -8,6 +8,7 @@ from stratrun.config.placed import BASE, DELETE, PlacedDict, merge, without_mark
 from stratrun.config.redaction import HIDDEN, redacted
 from stratrun.config.vetting import refuse_inner_bases, vet
 from stratrun.errors import ConfigError
+from stratrun.problems import part
 
 
 def apply(tree: PlacedDict, overrides: Iterable[str], allow: tuple[str, ...]) -> PlacedDict:
@@ -17,14 +18,22 @@ def apply(tree: PlacedDict, overrides: Iterable[str], allow: tuple[str, ...]) ->
         ConfigError: an override has no ``=``, or its path leads through what is no mapping.
     """
     for text in overrides:
-        keys, raw = _split(text)
-        # Read twice: only the value itself tells whether its text may be shown as its place.
-        place = _place(keys, raw, yaml.read_value(raw, f"override {'.'.join(keys)!r}"))
-        value = yaml.read_value(raw, place)
-        vet(_nested(keys[-1:], value, place), allow)
-        refuse_inner_bases(value, top=False)
-        tree = _put(tree, keys, value, place, ())
+        with part():
+            tree = _applied(tree, text, allow)
     return tree
+
+
+def _applied(tree: PlacedDict, text: str, allow: tuple[str, ...]) -> PlacedDict:
+    keys, raw = _split(text)
+    # Read twice: only the value itself tells whether its text may be shown as its place.
+    place = _place(keys, raw, yaml.read_value(raw, f"override {'.'.join(keys)!r}"))
+    value = yaml.read_value(raw, place)
+    vetted = _nested(keys[-1:], value, place)
+    vet(vetted, allow)
+    value = vetted[keys[-1]]
+    refuse_inner_bases(value, top=False)
+    made: PlacedDict = _put(tree, keys, value, place, ())
+    return made
 
 
 def _split(text: str) -> tuple[list[str], str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from stratrun.config.placed import BASE, PlacedDict
 from stratrun.errors import ConfigError
+from stratrun.problems import Refused, part
 
 _TEMPLATE = re.compile(r"\$\{[\w.:/-]+\}|\{\{\s*(?:_base_\.|file(?:Dirname|Basename|Extname))[^}]*\}\}")
 # The value of these is looked up in a registry.
@@ -20,8 +21,13 @@ def vet(data: PlacedDict, allow: Iterable[str]) -> None:
     """
     for key, value in data.items():
         if key in _TYPE_KEYS and isinstance(value, str) and "." in value:
-            _refuse_path(value, tuple(allow), data.at(key))
-        _vet_value(value, tuple(allow), data.at(key))
+            if _is_allowed(value, allow):
+                continue
+            data[key] = Refused.NAME
+            with part():
+                raise ConfigError(_why_not(value, tuple(allow), data.at(key)))
+        with part():
+            _vet_value(value, tuple(allow), data.at(key))
 
 
 def refuse_inner_bases(value: Any, *, top: bool = True) -> None:
@@ -48,12 +54,14 @@ def _vet_value(value: Any, allow: tuple[str, ...], at: str) -> None:
         )
 
 
-def _refuse_path(path: str, allow: tuple[str, ...], at: str) -> None:
-    if any(path == prefix or path.startswith(f"{prefix.rstrip('.')}.") for prefix in allow if prefix):
-        return
+def _is_allowed(path: str, allow: Iterable[str]) -> bool:
+    return any(path == prefix or path.startswith(f"{prefix.rstrip('.')}.") for prefix in allow if prefix)
+
+
+def _why_not(path: str, allow: tuple[str, ...], at: str) -> str:
     name = path.rpartition(".")[2]
     trusted = f"only {', '.join(allow)} is allowed" if allow else "nothing is allowed"
-    raise ConfigError(
+    return (
         f"type={path!r} would import code, which a data config may not ({trusted}); register the "
         f"class and write {name!r}, or allow {path.partition('.')[0]!r} if you trust it{at}"
     )

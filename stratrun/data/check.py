@@ -13,6 +13,7 @@ from stratrun.data.several_spec import SeveralLoaders, is_several
 from stratrun.data.source import Setting
 from stratrun.data.views import check_dataset
 from stratrun.errors import ConfigError, DataError, UnknownNameError
+from stratrun.problems import part
 from stratrun.registry import DATASETS, SAMPLERS
 from stratrun.registry.arguments import at
 
@@ -36,7 +37,8 @@ def check_data(spec: Any, name: str, *, train: bool) -> None:
     refuse_mistakes(spec, setting)
     if is_several(spec):
         for key, one in SeveralLoaders.of(spec, setting).loaders.items():
-            check_data(one, f"{name}.loaders.{key}", train=train)
+            with part():
+                check_data(one, f"{name}.loaders.{key}", train=train)
     elif isinstance(spec, Mapping):
         _check_dict(spec, setting)
     elif isinstance(spec, list | tuple) and not spec:
@@ -135,10 +137,11 @@ def _check_dict(spec: Mapping[str, Any], setting: Setting) -> None:
     check_options(spec, setting)
     refuse_no_dataset(spec, setting)
     dataset = spec["dataset"]
-    if isinstance(dataset, str | type | Mapping):
-        check_dataset(dataset, f"{setting.name}.dataset")
-    elif not isinstance(dataset, IterableDataset):
-        length_of(dataset, setting.name)
+    with part():
+        if isinstance(dataset, str | type | Mapping):
+            check_dataset(dataset, f"{setting.name}.dataset")
+        elif not isinstance(dataset, IterableDataset):
+            length_of(dataset, setting.name)
     key = sampler_key(spec, dataset, setting)
     if key is not None and isinstance(spec[key], str | type | Mapping):
         SAMPLERS.check(spec[key], where=f"{setting.name}.{key}", offer=SAMPLER_OFFER)

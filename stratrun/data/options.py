@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, get_worker_info
 from stratrun.data import worker_signals
 from stratrun.data.source import Setting
 from stratrun.errors import ConfigError, nearest
+from stratrun.problems import part
 from stratrun.registry import COLLATES
 from stratrun.registry.arguments import at
 
@@ -136,11 +137,20 @@ def check_options(spec: Mapping[str, Any], setting: Setting) -> None:
     """
     _refuse_unknown(spec, setting)
     places = getattr(spec, "places", {})
-    _whole("num_workers", spec.get("num_workers", 0), setting, places, least=0)
-    _batch_size(spec, setting, places)
+    with part():
+        _whole("num_workers", spec.get("num_workers", 0), setting, places, least=0)
+    with part():
+        _batch_size(spec, setting, places)
     for key in _FLAGS:
         if not isinstance(spec.get(key), bool | None):
-            raise ConfigError(f"{setting.name}: {key}={spec[key]!r} must be True or False{at(places, key)}")
+            with part():
+                shown = f"{key}={spec[key]!r}"
+                raise ConfigError(f"{setting.name}: {shown} must be True or False{at(places, key)}")
+    with part():
+        _check_collate(spec, setting, places)
+
+
+def _check_collate(spec: Mapping[str, Any], setting: Setting, places: Mapping[str, str]) -> None:
     collate = spec.get("collate_fn")
     if isinstance(collate, str | type | Mapping):
         COLLATES.check(collate, where=f"{setting.name}.collate_fn")
@@ -154,20 +164,23 @@ def check_options(spec: Mapping[str, Any], setting: Setting) -> None:
 def _refuse_unknown(spec: Mapping[str, Any], setting: Setting) -> None:
     places = getattr(spec, "places", {})
     for key in spec:
-        if key == "in_order":
-            raise ConfigError(
-                f"{setting.name}: in_order= has no place here: batches come in the order that the position "
-                f"counts; leave it out{at(places, key)}"
-            )
-        if key == "generator":
-            raise ConfigError(
-                f"{setting.name}: generator= has no place here: the order is a function of the run's seed "
-                f"and the epoch; set randomness=dict(seed=...){at(places, key)}"
-            )
-        if key not in known_keys():
-            raise ConfigError(
-                f"{setting.name} takes no argument {key!r}; {nearest(key, known_keys())}{at(places, key)}"
-            )
+        with part():
+            _refuse_key(key, setting, at(places, key))
+
+
+def _refuse_key(key: str, setting: Setting, place: str) -> None:
+    if key == "in_order":
+        raise ConfigError(
+            f"{setting.name}: in_order= has no place here: batches come in the order that the position "
+            f"counts; leave it out{place}"
+        )
+    if key == "generator":
+        raise ConfigError(
+            f"{setting.name}: generator= has no place here: the order is a function of the run's seed "
+            f"and the epoch; set randomness=dict(seed=...){place}"
+        )
+    if key not in known_keys():
+        raise ConfigError(f"{setting.name} takes no argument {key!r}; {nearest(key, known_keys())}{place}")
 
 
 def _batch_size(spec: Mapping[str, Any], setting: Setting, places: Mapping[str, str]) -> int | None:

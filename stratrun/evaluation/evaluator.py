@@ -17,6 +17,7 @@ from stratrun.evaluation.inputs import Key, Names
 from stratrun.evaluation.metric import Metric
 from stratrun.evaluation.own_entries import ResultsEntry, StateEntry
 from stratrun.evaluation.torchmetrics_entry import TorchmetricsEntry, is_torchmetric
+from stratrun.problems import part
 from stratrun.registry import METRICS
 from stratrun.state import BatchInfo
 
@@ -216,14 +217,17 @@ def check_evaluator(spec: Any, where: str = "evaluator") -> None:
     if _is_whole(spec):
         known = ("metrics", "preds", "target")
         for key in spec:
-            if key not in (*known, "type"):
+            if key in (*known, "type"):
+                continue
+            with part():
                 raise ConfigError(f"{where}: Evaluator takes no argument {key!r}; {nearest(key, known)}")
         spec, where = spec["metrics"], f"{where}.metrics"
     if isinstance(spec, list | tuple) and not spec:
         raise ConfigError(f"{where}=[] measures nothing; give at least one metric")
     several = isinstance(spec, list | tuple)
     for i, one in enumerate(spec if several else [spec]):
-        _check_metric(one, f"{where}.{i}" if several else where)
+        with part():
+            _check_metric(one, f"{where}.{i}" if several else where)
 
 
 def _check_metric(spec: Any, where: str) -> None:

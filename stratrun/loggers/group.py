@@ -18,6 +18,7 @@ from stratrun.loggers.images import check_image, picture_of
 from stratrun.loggers.names import writable
 from stratrun.loggers.record import PROGRESS, Record, check_numbers
 from stratrun.loggers.unread import Unread, number_of
+from stratrun.problems import part
 from stratrun.registry import LOGGERS
 from stratrun.state import TrainState
 
@@ -212,13 +213,18 @@ def check_loggers(specs: Any) -> list[Any]:
         raise ConfigError(f"loggers={specs!r} must be a list of names, dicts with 'type' or Logger objects")
     listed = list(specs)
     for spec in listed:
-        entry: Any = spec
-        if isinstance(spec, str | Mapping | type):
-            entry, _ = LOGGERS.check(spec, where="loggers")
-        kind = entry if isinstance(entry, type) else type(spec)
-        if (isinstance(entry, type) or entry is spec) and not issubclass(kind, Logger):
-            raise ConfigError(
-                f"loggers: {spec!r} is no logger; give a name, a dict with 'type' or a Logger object "
-                f"({nearest('', LOGGERS.names())})"
-            )
+        with part():
+            _check_logger(spec)
     return listed
+
+
+def _check_logger(spec: Any) -> None:
+    entry: Any = spec
+    if isinstance(spec, str | Mapping | type):
+        entry, _ = LOGGERS.check(spec, where="loggers")
+    kind = entry if isinstance(entry, type) else type(spec)
+    if (isinstance(entry, type) or entry is spec) and not issubclass(kind, Logger):
+        raise ConfigError(
+            f"loggers: {spec!r} is no logger; give a name, a dict with 'type' or a Logger object "
+            f"({nearest('', LOGGERS.names())})"
+        )

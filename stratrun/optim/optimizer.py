@@ -10,6 +10,7 @@ from stratrun.errors import ConfigError, nearest
 from stratrun.optim import fused, groups
 from stratrun.optim.paramwise import Paramwise
 from stratrun.optim.scaling import Scaling, UpdateSize
+from stratrun.problems import part
 from stratrun.registry import OPTIMIZERS
 from stratrun.registry.arguments import at
 from stratrun.registry.spec import edited
@@ -47,23 +48,32 @@ def check(spec: Any, update: UpdateSize = _UNKNOWN) -> None:
     several = is_several(spec)
     for name, one in specs(spec).items():
         where = f"optimizer.{name}" if several else "optimizer"
-        if isinstance(one, Mapping):
+        with part(where):
+            _check_one(one, update, where, several=several)
+
+
+def _check_one(one: Any, update: UpdateSize, where: str, *, several: bool) -> None:
+    if isinstance(one, Mapping):
+        with part():
             _refuse_unnamed(one, several, where)
+        with part():
             _refuse_foreign_keys(one, where)
-            entry, _ = OPTIMIZERS.check(edited(one, drop=_OURS), where=where, given=("params",))
+        entry, _ = OPTIMIZERS.check(edited(one, drop=_OURS), where=where, given=("params",))
+        with part():
             _refuse_text(one, where)
+        with part():
             if one.get("paramwise") is not None:
                 Paramwise.parse(one["paramwise"], entry, where)
-            if one.get("scale_lr") is not None:
-                Scaling.parse(one["scale_lr"], where).refuse_unknown(update, where)
-        elif isinstance(one, str | type):
-            OPTIMIZERS.check(one, where=where, given=("params",))
-        elif not isinstance(one, Optimizer) and not callable(one):
-            raise ConfigError(
-                f"{where}: a {type(one).__name__} is no optimizer; give a dict such as "
-                "dict(type='AdamW', lr=1e-3), an optimizer, a function of the parameters that returns one, "
-                "or a dict of several by name"
-            )
+        if one.get("scale_lr") is not None:
+            Scaling.parse(one["scale_lr"], where).refuse_unknown(update, where)
+    elif isinstance(one, str | type):
+        OPTIMIZERS.check(one, where=where, given=("params",))
+    elif not isinstance(one, Optimizer) and not callable(one):
+        raise ConfigError(
+            f"{where}: a {type(one).__name__} is no optimizer; give a dict such as "
+            "dict(type='AdamW', lr=1e-3), an optimizer, a function of the parameters that returns one, "
+            "or a dict of several by name"
+        )
 
 
 def build(spec: Any, module: nn.Module, update: UpdateSize = _UNKNOWN) -> dict[str, Optimizer]:

@@ -15,6 +15,7 @@ from stratrun.optim.lengths import AUTO, LENGTHS, check_lengths, settled
 from stratrun.optim.optimizer import DEFAULT
 from stratrun.optim.overlap import Acting, refuse_overlap
 from stratrun.optim.schedule import Schedule
+from stratrun.problems import part
 from stratrun.registry import PARAM_SCHEDULERS
 from stratrun.registry.spec import edited
 
@@ -25,26 +26,36 @@ def check(spec: Any, optimizers: Iterable[str] = (DEFAULT,)) -> None:
     """Refuse what could not be built, building nothing."""
     names = list(optimizers)
     for where, one in each(spec):
-        if isinstance(one, Mapping):
-            target = one.get("optimizer", names[0])
-            if target not in names:
+        with part(where):
+            _check_one(one, names, where)
+
+
+def _check_one(one: Any, names: list[str], where: str) -> None:
+    if isinstance(one, Mapping):
+        target = one.get("optimizer", names[0])
+        if target not in names:
+            with part():
                 raise ConfigError(
                     f"{where}: no optimizer is called {target!r}; {nearest(str(target), names)}"
                 )
+        with part():
             _check_flags(one, where)
+        with part():
             _check_window(one, where)
-            entry, options = _entry(one, where)
+        entry, options = _entry(one, where)
+        with part():
             _refuse_lone_plateau(entry, one, where)
-            parts = one.get("convert_to_iter_based", False)
+        parts = one.get("convert_to_iter_based", False)
+        with part():
             check_lengths(entry, one, where, parts=parts)
-            _check_inner(options, where, parts=parts)
-        elif isinstance(one, str | type):
-            PARAM_SCHEDULERS.check(one, where=where, given=("optimizer",), offer=LENGTHS)
-        elif not isinstance(one, LRScheduler | Schedule) and not callable(one):
-            raise ConfigError(
-                f"{where}={one!r} is no scheduler; give a dict such as "
-                "dict(type='CosineAnnealingLR', T_max=10, by_epoch=True)"
-            )
+        _check_inner(options, where, parts=parts)
+    elif isinstance(one, str | type):
+        PARAM_SCHEDULERS.check(one, where=where, given=("optimizer",), offer=LENGTHS)
+    elif not isinstance(one, LRScheduler | Schedule) and not callable(one):
+        raise ConfigError(
+            f"{where}={one!r} is no scheduler; give a dict such as "
+            "dict(type='CosineAnnealingLR', T_max=10, by_epoch=True)"
+        )
 
 
 def build(spec: Any, optimizers: Mapping[str, Optimizer], extent: Extent | None = None) -> list[Schedule]:

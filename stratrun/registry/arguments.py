@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from stratrun.errors import ConfigError, nearest
+from stratrun.problems import part
 
 _NUMBERS = frozenset(("bool", "int", "float"))
 _ANSWERS = frozenset(("true", "false", "yes", "no", "on", "off"))
@@ -25,18 +26,28 @@ class Arguments:
             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         }
 
-    def refuse_unknown(self, options: Collection[str], given: Collection[str]) -> None:
+    def refuse_unknown(self, options: Collection[str], given: Collection[str]) -> dict[str, str | None]:
+        """
+        Returns:
+            The arguments that were refused, where problems are gathered, and what was probably meant.
+        """
+        refused: dict[str, str | None] = {}
         for key in options:
             place = at(self._places, key)
-            if key in given:
-                raise ConfigError(f"{self._title} gets {key!r} from the run; leave it out{place}")
-            if key not in self._named and not self._open:
+            if key not in given and (key in self._named or self._open):
+                continue
+            refused[key] = None
+            with part():
+                if key in given:
+                    raise ConfigError(f"{self._title} gets {key!r} from the run; leave it out{place}")
                 own = [name for name in self._named if name not in given]
                 # What is meant by names of other frameworks, where the class says so.
                 foreign = getattr(self._entry, "foreign_arguments", {})
                 hint = f"use {foreign[key]}" if key in foreign else nearest(str(key), own)
+                refused[key] = meant(hint)
                 mend = "" if hint.startswith(("did you mean", "use ")) else self._leftover(key)
                 raise ConfigError(f"{self._title} takes no argument {key!r}; {hint}{mend}{place}")
+        return refused
 
     def refuse_text(self, options: Mapping[str, Any]) -> None:
         """Refuse numbers and answers in quotes: "no" would be taken for yes."""
@@ -44,16 +55,20 @@ class Arguments:
             kinds = _kinds(self._named[key].annotation) if key in self._named else frozenset()
             if not isinstance(value, str) or not kinds or not kinds <= _NUMBERS:
                 continue
-            if "bool" in kinds and value.lower() in _ANSWERS:
-                raise ConfigError(
-                    f"{self._title}: {key}={value!r} is a string; write true or false, in Python True or "
-                    f"False{at(self._places, key)}"
-                )
-            if kinds != {"bool"} and _is_number(value):
-                raise ConfigError(
-                    f"{self._title}: {key}={value!r} is a string; write a number, {key}={value}"
-                    f"{at(self._places, key)}"
-                )
+            with part():
+                self._refuse_text(key, value, kinds)
+
+    def _refuse_text(self, key: str, value: str, kinds: frozenset[str]) -> None:
+        if "bool" in kinds and value.lower() in _ANSWERS:
+            raise ConfigError(
+                f"{self._title}: {key}={value!r} is a string; write true or false, in Python True or "
+                f"False{at(self._places, key)}"
+            )
+        if kinds != {"bool"} and _is_number(value):
+            raise ConfigError(
+                f"{self._title}: {key}={value!r} is a string; write a number, {key}={value}"
+                f"{at(self._places, key)}"
+            )
 
     def refuse_lacking(self, supplied: Collection[str], *, lone: bool = False) -> None:
         """
@@ -113,6 +128,11 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def meant(hint: str) -> str | None:
+    """The name that `nearest` has guessed, if it has."""
+    return hint[len("did you mean '") : -len("'?")] if hint.startswith("did you mean ") else None
 
 
 def name_of(entry: Callable[..., Any]) -> str:

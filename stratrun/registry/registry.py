@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from stratrun.errors import ConfigError, MissingDependencyError, UnknownNameError, nearest
+from stratrun.problems import KnownProblem, Refused, part, without
 from stratrun.registry.arguments import Arguments, at, name_of, parameters_of
 from stratrun.registry.fallbacks import module_of, public_classes
 from stratrun.registry.later import load_public
@@ -144,6 +145,8 @@ class Registry:
         kind = options.pop("type", None)
         if kind is None:
             raise ConfigError(f"{where} names no class; {_type_hint(options)}{at(places)}")
+        if kind is Refused.NAME:
+            raise KnownProblem
         if not isinstance(kind, str) and not callable(kind):
             raise ConfigError(f"{where}: 'type' must be a name or a class, got {kind!r}{at(places, 'type')}")
         try:
@@ -151,12 +154,15 @@ class Registry:
         except (UnknownNameError, MissingDependencyError) as error:
             raise type(error)(f"{where}={kind!r}: {error}{at(places, 'type')}") from error
         arguments = Arguments(entry, where, places)
-        arguments.refuse_unknown(options, set(given))
+        refused = arguments.refuse_unknown(options, set(given))
         arguments.refuse_text(options)
         if not self._keeps(entry):
-            arguments.refuse_lacking({*options, *given, *offer}, lone=isinstance(spec, type))
-        arguments.refuse_unfinished()
-        return entry, options
+            with part():
+                supplied = {*options, *given, *offer, *filter(None, refused.values())}
+                arguments.refuse_lacking(supplied, lone=isinstance(spec, type))
+        with part():
+            arguments.refuse_unfinished()
+        return entry, without(options, refused) if refused else options
 
     def _add(self, key: str, entry: Callable[..., Any], force: bool) -> None:
         known = self._entries.get(key)

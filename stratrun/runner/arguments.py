@@ -4,8 +4,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from stratrun.errors import ConfigError, MissingArgumentError, UnknownNameError, nearest
+from stratrun.problems import part
 from stratrun.registry import RUNNERS
-from stratrun.registry.arguments import at, name_of, parameters_of
+from stratrun.registry.arguments import at, meant, name_of, parameters_of
 from stratrun.registry.spec import edited
 
 # What other frameworks call an argument of ours, and settings that belong into one of ours.
@@ -49,19 +50,29 @@ _ELSEWHERE = {
 }
 
 
-def refuse_unknown(given: Iterable[str], known: Collection[str], who: str, places: Mapping[str, str]) -> None:
+def refuse_unknown(
+    given: Iterable[str], known: Collection[str], who: str, places: Mapping[str, str]
+) -> dict[str, str | None]:
     """
     Args:
         who: What takes the arguments, for the message.
         places: Where each was written, as far as that is known.
 
+    Returns:
+        Those that are unknown, where problems are gathered, and what was probably meant.
+
     Raises:
         ConfigError: one is unknown; says what it is called here, or what is nearest.
     """
+    refused: dict[str, str | None] = {}
     for name in given:
-        if name not in known:
-            hint = f"use {_ELSEWHERE[name]}" if name in _ELSEWHERE else nearest(str(name), known)
+        if name in known:
+            continue
+        hint = f"use {_ELSEWHERE[name]}" if name in _ELSEWHERE else nearest(str(name), known)
+        refused[name] = meant(hint)
+        with part(name):
             raise ConfigError(f"{who} takes no argument {name!r}; {hint}{at(places, name)}")
+    return refused
 
 
 def of_config(cfg: Any, default: type) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -81,14 +92,26 @@ def of_config(cfg: Any, default: type) -> tuple[Callable[..., Any], dict[str, An
         entry = RUNNERS.get(kind) if isinstance(kind, str) and "." not in kind else kind
     except UnknownNameError as error:
         raise UnknownNameError(f"runner_type={kind!r}: {error}{at(places, 'runner_type')}") from error
+    refused: dict[str, str | None] = {}
     if isinstance(entry, type):
         parameters = parameters_of(entry) or {}
         if not any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
             given = [key for key in cfg if key != "runner_type"]
-            refuse_unknown(given, parameters, f"config: {name_of(entry)}", places)
+            refused = refuse_unknown(given, parameters, f"config: {name_of(entry)}", places)
+        cfg = _as_meant(cfg, refused)
         if "model" in parameters and "model" not in cfg:
-            raise MissingArgumentError(
-                "the config has no 'model'; add one, such as model: {type: MyNet}, with its class registered "
-                "in MODELS, or of torch.nn"
-            )
+            with part():
+                raise MissingArgumentError(
+                    "the config has no 'model'; add one, such as model: {type: MyNet}, with its class "
+                    "registered in MODELS, or of torch.nn"
+                )
+            cfg = edited(cfg, put={"model": dict})  # stands for it, so that the rest is looked at
     return RUNNERS.check(edited(cfg, drop=["runner_type"], put={"type": kind}), where="config")
+
+
+def _as_meant(cfg: Mapping[str, Any], refused: Mapping[str, str | None]) -> Mapping[str, Any]:
+    """The config with what was refused read as what was probably meant: what is in it is looked at too."""
+    if not refused:
+        return cfg
+    put = {name: cfg[key] for key, name in refused.items() if name is not None and name not in cfg}
+    return edited(cfg, drop=refused, put=put)

@@ -1,7 +1,7 @@
 """Everything about a form that can be refused while nothing is built, connected or written yet."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from stratrun.loops.evaluate import evaluators_of, names_loaders
 from stratrun.optim import optimizer as optimizers
 from stratrun.optim import scheduler as schedules
 from stratrun.optim.scaling import UpdateSize
+from stratrun.problems import part
 from stratrun.registry import HOOKS, LOOPS, MODELS
 from stratrun.registry.arguments import at, parameters_of
 from stratrun.runner.developing import check_dev
@@ -45,31 +46,53 @@ def check(form: Form, job: Job) -> None:
     Raises:
         ConfigError: names the argument, the value and the nearest that would do.
     """
-    check_model(form.model)
-    check_loss(form.loss)
-    check_hooks(form)
-    Clipping.parse(form.clip_grad)
-    NonFinite.parse(form.non_finite)
-    BlockTransforms(form.compile, form.activation_checkpointing)
+    steps: dict[str, Callable[[], object]] = {
+        "model": lambda: check_model(form.model),
+        "loss": lambda: check_loss(form.loss),
+        "custom_hooks": lambda: check_hooks(form),
+        "clip_grad": lambda: Clipping.parse(form.clip_grad),
+        "non_finite": lambda: NonFinite.parse(form.non_finite),
+        "compile": lambda: BlockTransforms(form.compile, form.activation_checkpointing),
+        "env_cfg": lambda: _check_environment(form),
+        "control_cfg": lambda: parse_control(form.control_cfg, form.resume),
+        "dev_cfg": lambda: check_dev(form, job),
+        "inference_cfg": lambda: check_raw_steps(form.inference_cfg),
+        "loggers": lambda: check_loggers(form.loggers),
+        "work_dir": lambda: check_work_dir(form.work_dir),
+        "resume": lambda: check_origin(form),
+    }
+    if job == "train" and form.optimizer is not None:
+        steps["optimizer"] = lambda: _check_optimizer(form)
+        steps["param_scheduler"] = lambda: schedules.check(
+            form.param_scheduler, list(optimizers.specs(form.optimizer))
+        )
+    for key, step in steps.items():
+        with part(key):
+            step()
+    for one in ("train", "val") if job == "train" and form.validates else (job,):
+        with part(f"{one}_cfg"):
+            check_loop(form, one)
+        with part(f"{one}_dataloader"):
+            _check_loaders(form, one)
+
+
+def _check_environment(form: Form) -> None:
+    with part("randomness"):
+        parse_randomness(form.randomness)
     settings, randomness = parse_env(form.env_cfg), parse_randomness(form.randomness)
     if settings.cudnn_benchmark and randomness.deterministic:
         raise ConfigError(
             "env_cfg: cudnn_benchmark=True picks algorithms by their speed, which "
             f"deterministic={randomness.deterministic!r} in randomness rules out; leave one of them out"
         )
-    parse_control(form.control_cfg, form.resume)
-    check_dev(form, job)
-    check_raw_steps(form.inference_cfg)
-    check_loggers(form.loggers)
-    check_work_dir(form.work_dir)
-    check_origin(form)
-    if job == "train" and form.optimizer is not None:
+
+
+def _check_optimizer(form: Form) -> None:
+    size: int | None = None
+    with part("train_dataloader"):
         # With one rank, as how many there are says nothing on whether the size of a batch is known.
-        optimizers.check(form.optimizer, UpdateSize(samples_of_batch(form.train_dataloader, 1)))
-        schedules.check(form.param_scheduler, list(optimizers.specs(form.optimizer)))
-    for one in ("train", "val") if job == "train" and form.validates else (job,):
-        check_loop(form, one)
-        _check_loaders(form, one)
+        size = samples_of_batch(form.train_dataloader, 1)
+    optimizers.check(form.optimizer, UpdateSize(size))
 
 
 def check_model(spec: Any) -> None:
@@ -95,26 +118,33 @@ def check_loss(spec: Any) -> None:
 
 def check_hooks(form: Form) -> None:
     _refuse_other_kinds(form)
-    for name in form.default_hooks or {}:
-        if name not in DEFAULT_HOOKS:
+    unknown = [name for name in form.default_hooks or {} if name not in DEFAULT_HOOKS]
+    for name in unknown:
+        with part(f"default_hooks.{name}"):
             raise ConfigError(
                 f"default_hooks: no default hook is called {name!r}; {nearest(str(name), DEFAULT_HOOKS)} "
                 "A hook of your own goes into custom_hooks"
             )
     for where, spec in hook_specs(form):
-        options, _ = split_priority(spec, where)
-        entry: Any = options
-        if isinstance(options, str | type | Mapping):
-            entry, _ = HOOKS.check(options, where=where)
-        # What a function returns is seen when it is called.
-        if isinstance(entry, type) or entry is options:
-            kind = entry if isinstance(entry, type) else type(entry)
-            if not issubclass(kind, Hook):
-                shown = kind.__name__ if hasattr(kind, "__name__") else repr(options)
-                raise ConfigError(
-                    f"{where}: {shown} is no hook; give an object, a name, or dict(type=...) "
-                    "of a class that derives from stratrun.hooks.Hook"
-                )
+        if where.removeprefix("default_hooks.") not in unknown:
+            with part(where):
+                _check_hook(spec, where)
+
+
+def _check_hook(spec: Any, where: str) -> None:
+    options, _ = split_priority(spec, where)
+    entry: Any = options
+    if isinstance(options, str | type | Mapping):
+        entry, _ = HOOKS.check(options, where=where)
+    # What a function returns is seen when it is called.
+    if isinstance(entry, type) or entry is options:
+        kind = entry if isinstance(entry, type) else type(entry)
+        if not issubclass(kind, Hook):
+            shown = kind.__name__ if hasattr(kind, "__name__") else repr(options)
+            raise ConfigError(
+                f"{where}: {shown} is no hook; give an object, a name, or dict(type=...) "
+                "of a class that derives from stratrun.hooks.Hook"
+            )
 
 
 def check_hooked(form: Form, job: Job, hooks: HookList) -> None:
@@ -260,9 +290,15 @@ def _check_loaders(form: Form, job: Job) -> None:
             "dict(type='MultiLoader', loaders=dict(...), mode='round_robin')"
         )
     for name, one in named.items():
-        check_data(one, f"{job}_dataloader.{name}".rstrip("."), train=job == "train")
-    if evaluator is None:
-        return
+        where = f"{job}_dataloader.{name}".rstrip(".")
+        with part(where):
+            check_data(one, where, train=job == "train")
+    if evaluator is not None:
+        with part(f"{job}_evaluator"):
+            _check_evaluators(form, job, named, evaluator)
+
+
+def _check_evaluators(form: Form, job: Job, named: Mapping[str, Any], evaluator: Any) -> None:
     if not of_the_user(form, job):
         for name, one in evaluators_of(job, named, evaluator).items():
             check_evaluator(one, f"{job}_evaluator" if one is evaluator else f"{job}_evaluator.{name}")

@@ -9,6 +9,7 @@ from stratrun.blocks.transforms import Compiling
 from stratrun.data import Limit, has_no_length
 from stratrun.errors import ConfigError, nearest
 from stratrun.loops.evaluate import names_loaders
+from stratrun.problems import part
 from stratrun.runner.form import Form, Job
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ def parse_dev(spec: Any) -> DevSettings:
     if not isinstance(spec, Mapping):
         raise ConfigError(f"dev_cfg={spec!r} must be a dict; its settings are {', '.join(known)}")
     for key in spec:
-        if key not in known:
+        with part():
+            if key in known:
+                continue
             raise ConfigError(f"dev_cfg has no setting {key!r}; {nearest(str(key), known)}")
     anomaly = spec.get("detect_anomaly", False)
     if not isinstance(anomaly, bool):

@@ -13,6 +13,7 @@ import torch.multiprocessing
 
 from stratrun.distributed import check_backend
 from stratrun.errors import ConfigError, nearest
+from stratrun.problems import part, without
 from stratrun.seed import set_deterministic
 
 _COLLECTING = ("paused", "python")
@@ -83,8 +84,7 @@ def draw_seed() -> int:
 
 def parse_env(spec: Any) -> EnvSettings:
     """Raises ConfigError for an unknown setting, or a value of the wrong kind."""
-    _refuse_unknown(spec, "env_cfg", EnvSettings)
-    settings = EnvSettings(**(spec or {}))
+    settings = EnvSettings(**_known(spec, "env_cfg", EnvSettings))
     methods = torch.multiprocessing.get_all_start_methods()
     if settings.mp_start_method is not None and settings.mp_start_method not in methods:
         raise ConfigError(
@@ -106,8 +106,7 @@ def parse_env(spec: Any) -> EnvSettings:
 
 def parse_randomness(spec: Any) -> Randomness:
     """Raises ConfigError for an unknown setting, or a seed that is none."""
-    _refuse_unknown(spec, "randomness", Randomness)
-    settings = Randomness(**(spec or {}))
+    settings = Randomness(**_known(spec, "randomness", Randomness))
     if settings.seed is not None and (isinstance(settings.seed, bool) or not isinstance(settings.seed, int)):
         raise ConfigError(f"randomness: seed={settings.seed!r} must be a whole number")
     if settings.seed is not None and not -(2**63) <= settings.seed < 2**63:
@@ -129,12 +128,14 @@ def _check_flags(where: str, settings: Any, names: Iterable[str]) -> None:
             raise ConfigError(f"{where}: {name}={value!r} must be True or False")
 
 
-def _refuse_unknown(spec: Any, where: str, settings: type) -> None:
+def _known(spec: Any, where: str, settings: type) -> dict[str, Any]:
     if spec is None:
-        return
+        return {}
     known = [field.name for field in fields(settings)]
     if not isinstance(spec, Mapping):
         raise ConfigError(f"{where}={spec!r} must be a dict; its settings are {', '.join(known)}")
-    for key in spec:
-        if key not in known:
+    unknown = [key for key in spec if key not in known]
+    for key in unknown:
+        with part(where):
             raise ConfigError(f"{where} has no setting {key!r}; {nearest(str(key), known)}")
+    return without(spec, unknown)

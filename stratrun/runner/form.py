@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stratrun.errors import MissingArgumentError, UnknownNameError
+from stratrun.problems import part
 from stratrun.registry import LOOPS
 from stratrun.registry.spec import edited
 
@@ -90,10 +91,11 @@ def require(form: Form, job: Job, *, within: str | None = "") -> None:
         name for name in ("val_evaluator", "val_cfg") if job == "train" and getattr(form, name) is not None
     ]
     if lone and not form.validates:
-        raise MissingArgumentError(
-            f"{lone[0]} is given, but no val_dataloader to validate on; give val_dataloader=..., "
-            f"or leave out {lone[0]}"
-        )
+        with part(lone[0]):
+            raise MissingArgumentError(
+                f"{lone[0]} is given, but no val_dataloader to validate on; give val_dataloader=..., "
+                f"or leave out {lone[0]}"
+            )
 
 
 def of_the_user(form: Form, job: Job) -> bool:
@@ -131,4 +133,7 @@ def _completed(name: str, spec: Any) -> Any:
 
 def _require(form: Form, job: Job, name: str, example: str, *, unless: bool = False) -> None:
     if getattr(form, name) is None and not unless:
-        raise MissingArgumentError(f"{job}() needs {name}, which was not given; for example {name}={example}")
+        with part(name):
+            raise MissingArgumentError(
+                f"{job}() needs {name}, which was not given; for example {name}={example}"
+            )

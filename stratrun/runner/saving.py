@@ -17,6 +17,7 @@ from stratrun.engine import Engine
 from stratrun.errors import CheckpointError, ConfigError, StorageError, StratrunError, nearest
 from stratrun.hooks.dispatch import HookList
 from stratrun.optim.expected import expected_state
+from stratrun.problems import part
 from stratrun.runner.in_use import InUse
 from stratrun.runner.persistence import named_hooks
 from stratrun.seed import host_rng_state, set_host_rng_state
@@ -51,9 +52,10 @@ def parse_saving(spec: Any) -> SaveSettings:
     if not isinstance(spec, Mapping):
         raise ConfigError(f"checkpoint_cfg={spec!r} must be a dict; its settings are {', '.join(known)}")
     for key in spec:
-        if key not in known:
-            raise ConfigError(f"checkpoint_cfg has no setting {key!r}; {nearest(str(key), known)}")
-    settings = SaveSettings(**spec)
+        with part():
+            if key not in known:
+                raise ConfigError(f"checkpoint_cfg has no setting {key!r}; {nearest(str(key), known)}")
+    settings = SaveSettings(**{key: value for key, value in spec.items() if key in known})
     if not isinstance(settings.asynchronous, bool):
         raise ConfigError(f"checkpoint_cfg: asynchronous={settings.asynchronous!r} must be True or False")
     limit = settings.deadline

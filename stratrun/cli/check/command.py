@@ -1,0 +1,96 @@
+"""``stratrun check``: every mistake of a config, with the place of each, and nothing built."""
+
+import json
+import time
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict, dataclass
+
+from stratrun.cli.arguments import JOBS, Arguments, add_config_arguments
+from stratrun.cli.check.finding import Finding
+from stratrun.cli.failures import MISTAKE
+from stratrun.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What was looked at, and what was found."""
+
+    config: str
+    jobs: list[str]
+    problems: list[Finding]
+    seconds: float
+    torch_seconds: float
+    """Of these, for the import of torch alone."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.epilog = (
+        "examples:\n"
+        "  stratrun check digits.yaml --import models.py\n"
+        "  stratrun check digits.yaml --import models.py optimizer.lr=1e-3 --job train\n"
+        "  stratrun check digits.yaml --import models.py --json | jq '.problems[].message'\n\n"
+        "Neither model nor data are built, and no process is started. The exit code is 0 if nothing was\n"
+        "found, and 2 otherwise."
+    )
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--job",
+        metavar="JOB",
+        action="append",
+        choices=JOBS,
+        default=[],
+        help="train, val, test or predict; default all that the config has data for",
+    )
+    parser.add_argument("--world-size", metavar="N", type=int, help="ranks that it is to be started on")
+    parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
+
+
+def run(given: Namespace) -> int:
+    if given.world_size is not None and given.world_size < 1:
+        raise ConfigError(f"--world-size {given.world_size}: must be at least 1")
+    found = look(given)
+    print(json.dumps(asdict(found), indent=2) if given.json else as_text(found))
+    return MISTAKE if found.problems else 0
+
+
+def look(given: Namespace) -> Checked:
+    """Gather what is wrong with a config."""
+    begun = time.perf_counter()
+    # Only now: what a class takes is asked of the class, and most are of torch, or made with it.
+    import torch  # noqa: F401
+
+    imported = time.perf_counter()
+    from stratrun.cli.imports import import_named
+    from stratrun.cli.job import settle
+    from stratrun.config import Config
+    from stratrun.problems import gathering, part
+    from stratrun.runner.whole import examine
+
+    arguments = Arguments("train", given.config, tuple(given.settings), allow=tuple(given.allow))
+    config, jobs = Config(), []
+    with gathering() as found:
+        config = settle(arguments)
+        for name in given.imports:
+            with part():
+                import_named(name)
+        jobs = examine(config, found, given.job, given.world_size)
+    findings = [Finding.of(one, config, given.config) for one in found.found]
+    done = time.perf_counter()
+    return Checked(
+        config=given.config,
+        jobs=list(jobs),
+        problems=sorted(findings, key=lambda one: one.order),
+        seconds=round(done - begun, 3),
+        torch_seconds=round(imported - begun, 3),
+    )
+
+
+def as_text(found: Checked) -> str:
+    jobs = ", ".join(found.jobs) or "no job"
+    own = found.seconds - found.torch_seconds
+    took = f"{own:.1f} s, and {found.torch_seconds:.1f} s to import torch"
+    if not found.problems:
+        return f"{found.config}: nothing is wrong with {jobs} ({took})"
+    lines = [f"{one.place}: {one.message}" for one in found.problems]
+    count = len(found.problems)
+    return "\n".join([*lines, f"{found.config}: {count} problem{'s' * (count > 1)} ({took})"])

@@ -1,0 +1,191 @@
+"""``stratrun check``: all mistakes of a config at once, by the rules that a job begins with."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+
+from stratrun import MODELS, Config, Runner
+from stratrun.cli.main import run
+from stratrun.errors import ConfigError, StratrunError
+from stratrun.problems import gathering, part
+from stratrun.registry import OPTIMIZERS
+
+ROOT = Path(__file__).parents[2]
+GOOD = """\
+model: {type: Linear, in_features: 4, out_features: 3}
+loss: cross_entropy
+train_dataloader: {dataset: {type: NeverBuilt}, batch_size: 4}
+train_cfg: {by_epoch: true, max_epochs: 1}
+optimizer: {type: SGD, lr: 1e-1}
+"""
+# Each line with a mistake of its own, and what was meant.
+BAD = """\
+model: {type: NeverBuilt, widht: 3}          # 1 width
+los: cross_entropy                           # 2 loss
+train_dataloader:
+  dataset: {type: Subsett}                   # 4 Subset
+  num_wrokers: 2                             # 5 num_workers
+train_cfg: {by_epoch: true, max_epoch: 1}    # 6 max_epochs
+optimizer:
+  type: SGD
+  momentun: 0.9                              # 9 momentum
+param_scheduler: {type: StepLr, step_size: 1}  # 10 StepLR
+val_dataloader: {dataset: {type: NeverBuilt}, batchsize: 3}  # 11 batch_size
+val_evaluator: [{type: Acuracy}]             # 12 Accuracy
+custom_hooks:
+- {type: EMAHok}                             # 14 EMAHook
+- {type: EarlyStoppingHook, monitr: loss}    # 15 monitor
+default_hooks: {checkpoint: {intervall: 3}}  # 16 interval
+loggers: [consol]                            # 17 console
+strategy: dpp                                # 18 ddp
+precision: bf16-mixd                         # 19 bf16-mixed
+randomness: {sede: 0}                        # 20 seed
+env_cfg: {tf23: true}                        # 21 tf32
+checkpoint_cfg: {asynchronus: true}          # 22 asynchronous
+dev_cfg: {sanity_batch: 1}                   # 23 sanity_batches
+clip_grad: {max_nrom: 1}                     # 24 max_norm
+"""
+
+
+@MODELS.register_module(force=True)
+class NeverBuilt(nn.Module):
+    """Says so when it is built all the same."""
+
+    def __init__(self, width: int = 1) -> None:
+        raise AssertionError("built")
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stratrun import DATASETS
+
+    monkeypatch.setitem(DATASETS._entries, "NeverBuilt", NeverBuilt)
+
+
+def checked(text: str, folder: Path, capsys: Any, *words: str) -> tuple[int, dict[str, Any]]:
+    (folder / "run.yaml").write_text(text)
+    code = run(["check", str(folder / "run.yaml"), "--json", *words])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_a_good_config_has_no_problem_and_nothing_of_it_is_built(tmp_path: Path, capsys: Any) -> None:
+    code, told = checked(GOOD, tmp_path, capsys)
+    assert (code, told["problems"], told["jobs"]) == (0, [], ["train"])
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+def test_every_mistake_is_named_with_its_line_and_what_was_meant(tmp_path: Path, capsys: Any) -> None:
+    code, told = checked(BAD, tmp_path, capsys)
+    found = {(one["line"], one["near"]) for one in told["problems"]}
+    planted = {(int(line), near) for line, near in re.findall(r"# (\d+) (\S+)", BAD)}
+    assert code == 2
+    assert found == planted
+    assert {one["file"] for one in told["problems"]} == {str(tmp_path / "run.yaml")}
+    assert all(one["reason"] and one["mend"] for one in told["problems"])
+
+
+def test_each_mistake_is_the_one_that_the_runner_raises_for_it_alone(tmp_path: Path, capsys: Any) -> None:
+    good = GOOD.replace("NeverBuilt", "TensorDataset")
+    for bad in ("optimizer.lrr=1", "train_cfg.max_epochs=0", "los=mse_loss", "env_cfg.gc=never"):
+        _, told = checked(good, tmp_path, capsys, bad)
+        with pytest.raises(StratrunError) as raised:
+            Runner.from_cfg(Config.load(tmp_path / "run.yaml", [bad])).train()
+        messages = [one["message"] for one in told["problems"]]
+        assert str(raised.value).partition(" (override")[0] in messages
+        assert f"override {bad!r}" in {one["place"] for one in told["problems"]}
+
+
+def test_readers_get_a_line_for_each_problem_in_the_order_of_the_file(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(BAD)
+    assert run(["check", str(path), "optimizer.dampning=0"]) == 2
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{path}:1: model: NeverBuilt takes no argument 'widht'; did you mean")
+    numbers = [int(found[1]) for line in lines if (found := re.match(rf"{path}:(\d+): ", line))]
+    assert numbers == sorted(numbers)
+    assert lines[-1].startswith("override 'optimizer.dampning=0': optimizer: SGD takes no argument")
+    assert re.match(rf"{path}: 21 problems \(", last)
+
+
+def test_a_class_that_the_config_may_not_name_is_told_and_never_imported(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "not_trusted.py").write_text("class Net:\n    pass\n")
+    for text, words in (
+        (GOOD.replace("type: Linear", "type: not_trusted.Net"), ()),
+        (GOOD, ("model.type=not_trusted.Net",)),
+        (GOOD, ("model={type: not_trusted.Net}",)),
+        (GOOD, ("custom_hooks=[{type: not_trusted.Net}]",)),
+        (GOOD, ("runner_type=not_trusted.Net",)),
+    ):
+        code, told = checked(text, tmp_path, capsys, *words)
+        assert code == 2
+        assert any("would import code" in one["message"] for one in told["problems"])
+    assert "not_trusted" not in sys.modules
+
+
+def test_what_a_missing_part_would_bring_along_is_told_once(tmp_path: Path, capsys: Any) -> None:
+    _, told = checked("train_dataloader: {dataset: {type: NeverBuilt}}\n", tmp_path, capsys)
+    messages = " ".join(one["message"] for one in told["problems"])
+    assert len(told["problems"]) == 3
+    assert all(word in messages for word in ("no 'model'", "needs train_cfg", "needs optimizer"))
+
+
+def test_a_file_that_cannot_be_read_is_one_problem(tmp_path: Path, capsys: Any) -> None:
+    code, told = checked("model: {type: Linear\nx: [1", tmp_path, capsys)
+    (only,) = told["problems"]
+    assert (code, only["line"]) == (2, 2)
+
+
+def test_a_job_can_be_looked_at_alone(tmp_path: Path, capsys: Any) -> None:
+    text = f"{GOOD}test_dataloader: {{dataset: {{type: NeverBuilt}}, batch_siz: 4}}\n"
+    assert checked(text, tmp_path, capsys)[0] == 2
+    assert checked(text, tmp_path, capsys, "--job", "train")[0] == 0
+    assert checked(GOOD, tmp_path, capsys, "--job", "test")[0] == 2
+
+
+def test_a_strategy_is_held_against_the_ranks_that_are_named(tmp_path: Path, capsys: Any) -> None:
+    words = ("strategy=ddp", "accelerator=cpu")
+    assert checked(GOOD, tmp_path, capsys, *words)[0] == 0
+    assert checked(GOOD, tmp_path, capsys, *words, "--world-size", "2")[0] == 0
+    code, told = checked(GOOD, tmp_path, capsys, *words, "--world-size", "1")
+    assert code == 2
+    assert "needs several processes" in told["problems"][0]["message"]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in ROOT.glob("examples/configs/*")))
+def test_the_configs_of_the_examples_are_good(name: str, capsys: Any) -> None:
+    code = run(["check", str(ROOT / "examples/configs" / name), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    # Without the module that registers them, what it registers is what is missing.
+    assert code == 2
+    assert {one["kind"] for one in told["problems"]} == {"UnknownNameError"}
+
+
+def test_outside_of_gathering_a_part_lets_its_error_through() -> None:
+    with pytest.raises(ConfigError), part("optimizer"):
+        raise ConfigError("wrong")
+
+
+def test_gathering_keeps_other_errors_of_no_one() -> None:
+    with pytest.raises(ZeroDivisionError), gathering() as found:
+        with part("optimizer"):
+            raise ConfigError("wrong")
+        with part("model"):
+            _ = 1 / 0
+    assert [(one.key, str(one.error)) for one in found.found] == [("optimizer", "wrong")]
+    with pytest.raises(ConfigError):
+        OPTIMIZERS.check({"type": "SGD", "lrr": 1}, given=("params",))
+
+
+def test_places_of_inherited_values_are_those_of_the_file_that_has_them(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "base.yaml").write_text(GOOD.replace("lr: 1e-1", "lrr: 1e-1"))
+    _, told = checked("_base_: base.yaml\ndev_cfg: {sanity_batches: 0}\n", tmp_path, capsys)
+    places = {Path(one["file"]).name: one["line"] for one in told["problems"]}
+    assert places == {"base.yaml": 5, "run.yaml": 2}
