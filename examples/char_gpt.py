@@ -87,7 +87,7 @@ class CharGPT(nn.Module):
 
 
 @METRICS.register_module()
-class Perplexity(MeanMetric):
+class CharacterPerplexity(MeanMetric):
     """Between how many characters, equally likely, the model still wavers on average."""
 
     def compute(self) -> dict[str, float]:
@@ -105,7 +105,7 @@ def main() -> None:
         param_scheduler=dict(type="OneCycleLR", max_lr=3e-3, total_steps=ITERATIONS, by_epoch=False),
         clip_grad=1.0,
         val_dataloader=dict(dataset=Passages(TEXT[end:]), batch_size=64),
-        val_evaluator=dict(type="Perplexity"),
+        val_evaluator=dict(type="CharacterPerplexity"),
         predict_dataloader=dict(dataset=[encode("The "), encode("A cl")], batch_size=2),
         default_hooks=dict(checkpoint=dict(by_epoch=False, interval=125)),
         strategy="auto",  # "fsdp" spreads the model over the processes, "ddp" copies it to each

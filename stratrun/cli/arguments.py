@@ -185,14 +185,20 @@ def _add_raw_inputs(parser: ArgumentParser) -> None:
     )
 
 
-def add_config_arguments(parser: ArgumentParser) -> None:
-    """What every command takes that reads a config: `config`, `settings`, `imports`, `allow`."""
+def add_config_arguments(parser: ArgumentParser, *, key: str = "") -> None:
+    """What every command takes that reads a config: `config`, `settings`, `imports`, `allow`.
+
+    Args:
+        key: Help for the dotted name that comes behind the config, for a command that takes one.
+    """
     parser.add_argument(
         "config",
         metavar="CONFIG",
         nargs="?",
         help="a .yaml, .toml or .json file, or a .py file that you trust",
     )
+    if key:
+        parser.add_argument("key", metavar="KEY", nargs="?", help=key)
     parser.add_argument(
         "settings",
         metavar="key=value",

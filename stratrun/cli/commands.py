@@ -59,6 +59,28 @@ COMMANDS: Mapping[str, Command] = {
         "have a shell complete commands and options",
         ("bash > ~/.local/share/bash-completion/completions/stratrun", "zsh > ~/.zfunc/_stratrun"),
     ),
+    "config show": Command(
+        "stratrun.cli.config.show",
+        "the values that a run would have",
+        ("digits.yaml optimizer.lr=1e-3", "digits.yaml --sources"),
+        settable=True,
+    ),
+    "config explain": Command(
+        "stratrun.cli.config.explain",
+        "a value: who set it, what takes it, and what it is for",
+        ("digits.yaml optimizer.lr", "digits.yaml train_dataloader train_dataloader.num_workers=4"),
+        settable=True,
+    ),
+    "config diff": Command(
+        "stratrun.cli.config.diff",
+        "in which values two configs differ",
+        ("digits.yaml other.yaml", "work_dirs/first/config.yaml work_dirs/second/config.yaml"),
+    ),
+    "config schema": Command(
+        "stratrun.cli.config.schema",
+        "JSON Schema of a config, or of a class, for editors",
+        ("--import parts.py --out schema.json", "hooks EMAHook"),
+    ),
     "find-lr": Command(
         "stratrun.cli.find_lr",
         "try rising learning rates, and see which the loss falls at",

@@ -28,16 +28,18 @@ _ENDINGS = ", ".join(_FORMATS)
 def load(path: str | os.PathLike[str], overrides: Iterable[str], allow: Iterable[str]) -> PlacedDict:
     """Read a config with all it inherits, and apply the overrides in their order."""
     allowed = (allow,) if isinstance(allow, str) else tuple(allow)
-    tree = _Files(allowed).load(os.path.expanduser(os.fspath(path)), ())
+    tree = Files(allowed).load(os.path.expanduser(os.fspath(path)), ())
     return apply(tree, (overrides,) if isinstance(overrides, str) else overrides, allowed)
 
 
-class _Files:
+class Files:
     """The files of one config. Each is read once, however often it is inherited."""
 
     def __init__(self, allow: tuple[str, ...]) -> None:
         self._allow = allow
         self._done: dict[str, PlacedDict] = {}
+        self.read: list[PlacedDict] = []
+        """What each says by itself, in the order in which they are merged."""
 
     def load(self, name: str, chain: tuple[str, ...], at: str = "") -> PlacedDict:
         """The merged data of a file; `chain` is who inherits it, the config itself first."""
@@ -62,6 +64,7 @@ class _Files:
             tree = merge(tree, self.load(base if "://" in base else path, (*chain, name), at))
         own.pop(BASE, None)
         own.places.pop(BASE, None)
+        self.read.append(own)
         return merge(tree, own)
 
     def _read(self, name: str, at: str) -> PlacedDict:

@@ -23,7 +23,19 @@ def apply(tree: PlacedDict, overrides: Iterable[str], allow: tuple[str, ...]) ->
     return tree
 
 
+def nested(text: str, allow: tuple[str, ...]) -> PlacedDict:
+    """What an override says, as data of its own."""
+    keys, value, place = _read(text, allow)
+    return _nested(keys, value, place)
+
+
 def _applied(tree: PlacedDict, text: str, allow: tuple[str, ...]) -> PlacedDict:
+    keys, value, place = _read(text, allow)
+    made: PlacedDict = _put(tree, keys, value, place, ())
+    return made
+
+
+def _read(text: str, allow: tuple[str, ...]) -> tuple[list[str], Any, str]:
     keys, raw = _split(text)
     # Read twice: only the value itself tells whether its text may be shown as its place.
     place = _place(keys, raw, yaml.read_value(raw, f"override {'.'.join(keys)!r}"))
@@ -32,8 +44,7 @@ def _applied(tree: PlacedDict, text: str, allow: tuple[str, ...]) -> PlacedDict:
     vet(vetted, allow)
     value = vetted[keys[-1]]
     refuse_inner_bases(value, top=False)
-    made: PlacedDict = _put(tree, keys, value, place, ())
-    return made
+    return keys, value, place
 
 
 def _split(text: str) -> tuple[list[str], str]:

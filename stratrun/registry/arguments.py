@@ -1,11 +1,11 @@
 """What a class takes, told before it is called."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from stratrun.errors import ConfigError, nearest
-from stratrun.problems import part
+from stratrun.problems import part, without
 
 _NUMBERS = frozenset(("bool", "int", "float"))
 _ANSWERS = frozenset(("true", "false", "yes", "no", "on", "off"))
@@ -25,6 +25,31 @@ class Arguments:
             for key, p in (parameters or {}).items()
             if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
         }
+
+    def held(
+        self,
+        options: dict[str, Any],
+        given: Collection[str],
+        offer: Iterable[str],
+        *,
+        lone: bool,
+        optional: bool,
+    ) -> dict[str, Any]:
+        """The options, with everything about them refused that the class would not take.
+
+        Args:
+            optional: Whether arguments may be lacking, as what is called later gets them.
+        """
+        refused = self.refuse_unknown(options, given)
+        self.refuse_text(options)
+        if not optional:
+            with part():
+                # What a misspelt argument meant is not lacking.
+                supplied = {*options, *given, *offer, *filter(None, refused.values())}
+                self.refuse_lacking(supplied, lone=lone)
+        with part():
+            self.refuse_unfinished()
+        return without(options, refused) if refused else options
 
     def refuse_unknown(self, options: Collection[str], given: Collection[str]) -> dict[str, str | None]:
         """

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from stratrun.errors import ConfigError, MissingDependencyError, UnknownNameError, nearest
-from stratrun.problems import KnownProblem, Refused, part, without
+from stratrun.problems import KnownProblem, Refused
 from stratrun.registry.arguments import Arguments, at, name_of, parameters_of
 from stratrun.registry.fallbacks import module_of, public_classes
 from stratrun.registry.later import load_public
@@ -154,15 +154,8 @@ class Registry:
         except (UnknownNameError, MissingDependencyError) as error:
             raise type(error)(f"{where}={kind!r}: {error}{at(places, 'type')}") from error
         arguments = Arguments(entry, where, places)
-        refused = arguments.refuse_unknown(options, set(given))
-        arguments.refuse_text(options)
-        if not self._keeps(entry):
-            with part():
-                supplied = {*options, *given, *offer, *filter(None, refused.values())}
-                arguments.refuse_lacking(supplied, lone=isinstance(spec, type))
-        with part():
-            arguments.refuse_unfinished()
-        return entry, without(options, refused) if refused else options
+        lone, optional = isinstance(spec, type), self._keeps(entry)
+        return entry, arguments.held(options, set(given), offer, lone=lone, optional=optional)
 
     def _add(self, key: str, entry: Callable[..., Any], force: bool) -> None:
         known = self._entries.get(key)

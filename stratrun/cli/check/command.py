@@ -25,10 +25,6 @@ class Checked:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.epilog = (
-        "examples:\n"
-        "  stratrun check digits.yaml --import models.py\n"
-        "  stratrun check digits.yaml --import models.py optimizer.lr=1e-3 --job train\n"
-        "  stratrun check digits.yaml --import models.py --json | jq '.problems[].message'\n\n"
         "Neither model nor data are built, and no process is started. The exit code is 0 if nothing was\n"
         "found, and 2 otherwise."
     )
