@@ -28,7 +28,11 @@ COMMANDS: Mapping[str, Command] = {
     "check": Command(
         "stratrun.cli.check",
         "name every mistake of a config, building nothing",
-        ("digits.yaml --import parts.py", "digits.yaml --import parts.py optimizer.lr=3e-4"),
+        (
+            "digits.yaml --import parts.py",
+            "digits.yaml --import parts.py optimizer.lr=3e-4 --job train --json",
+            "digits.yaml --import parts.py --dry-run --world-size 2",
+        ),
         settable=True,
     ),
     "ckpt ls": Command(

@@ -1,4 +1,4 @@
-"""``stratrun config schema``: an editor that follows it accepts what a run takes, and refuses what it does not."""
+"""``stratrun config schema``: an editor that follows it accepts what a run takes, and no more."""
 
 import json
 import subprocess

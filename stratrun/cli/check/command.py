@@ -6,12 +6,14 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict, dataclass
 
 from stratrun.cli.arguments import JOBS, Arguments, add_config_arguments
+from stratrun.cli.check.dry_run import DryRun, dry_run, refuse_launched
+from stratrun.cli.check.dry_run import as_text as trial_as_text
 from stratrun.cli.check.finding import Finding
 from stratrun.cli.failures import MISTAKE
 from stratrun.errors import ConfigError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Checked:
     """What was looked at, and what was found."""
 
@@ -21,6 +23,7 @@ class Checked:
     seconds: float
     torch_seconds: float
     """Of these, for the import of torch alone."""
+    dry_run: DryRun | None = None
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -38,15 +41,37 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="train, val, test or predict; default all that the config has data for",
     )
     parser.add_argument("--world-size", metavar="N", type=int, help="ranks that it is to be started on")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="if nothing is wrong, estimate the memory, do one batch of each job, and save and load a "
+        "checkpoint where the run would; nothing of it is left",
+    )
+    parser.add_argument(
+        "--meta", action="store_true", help="with --dry-run: go through the step without values, and do none"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
 
 
 def run(given: Namespace) -> int:
     if given.world_size is not None and given.world_size < 1:
         raise ConfigError(f"--world-size {given.world_size}: must be at least 1")
+    if given.meta and not given.dry_run:
+        raise ConfigError("--meta says how --dry-run goes through a step; give --dry-run too")
+    if given.dry_run:
+        refuse_launched()
     found = look(given)
-    print(json.dumps(asdict(found), indent=2) if given.json else as_text(found))
-    return MISTAKE if found.problems else 0
+    if not given.json:
+        print(as_text(found), flush=True)
+    if given.dry_run and not found.problems:
+        found.dry_run = dry_run(given, found.jobs)
+        if not given.json:
+            print(trial_as_text(found.dry_run, meta=given.meta))
+    if given.json:
+        print(json.dumps(asdict(found), indent=2))
+    if found.problems:
+        return MISTAKE
+    return found.dry_run.code if found.dry_run is not None else 0
 
 
 def look(given: Namespace) -> Checked:
