@@ -51,6 +51,14 @@ class Gathering:
         """Those of these values, and of what is in them."""
         return [one for one in self.found if one.key.partition(".")[0] in keys]
 
+    def has(self, key: str) -> bool:
+        """Whether something is wrong with this value itself."""
+        return any(one.key == key for one in self.found)
+
+    def within(self, key: str) -> bool:
+        """Whether something is wrong with this value, or in it."""
+        return any(f"{one.key}.".startswith(f"{key}.") for one in self.found)
+
     @property
     def found(self) -> list[Problem]:
         return list(self._found.values())

@@ -14,6 +14,7 @@ from stratrun.loops.schedule import (
     window,
 )
 from stratrun.optim import Extent
+from stratrun.problems import part
 from stratrun.registry import LOOPS
 
 if TYPE_CHECKING:
@@ -68,11 +69,14 @@ class TrainLoop(BaseLoop):
     @classmethod
     def check(cls, options: Mapping[str, Any]) -> None:
         for name in ("max_epochs", "max_iters"):
-            if name in options:
-                positive(name, options[name])
-        Accumulation(options.get("accumulate", 1), cls.unit)
+            with part():
+                if name in options:
+                    positive(name, options[name])
+        with part():
+            Accumulation(options.get("accumulate", 1), cls.unit)
         begin, interval = options.get("val_begin", 1), options.get("val_interval", 1)
-        ValSchedule(begin, interval, options.get("dynamic_intervals"), cls.unit)
+        with part():
+            ValSchedule(begin, interval, options.get("dynamic_intervals"), cls.unit)
         seconds_of("val_minutes", options.get("val_minutes"))
 
     def run_epoch(self) -> None:

@@ -1,8 +1,10 @@
 """Optimizers out of what the user gave: an object, a name, a dict, or a factory."""
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -74,6 +76,37 @@ def _check_one(one: Any, update: UpdateSize, where: str, *, several: bool) -> No
             "dict(type='AdamW', lr=1e-3), an optimizer, a function of the parameters that returns one, "
             "or a dict of several by name"
         )
+
+
+def try_values(spec: Mapping[str, Any] | str | type, where: str) -> None:
+    """Have a class of torch look at the values of its arguments, over a parameter of one number.
+
+    Raises:
+        ConfigError: it does not take one of them.
+    """
+    one = edited(spec, drop=_OURS) if isinstance(spec, Mapping) else {"type": spec}
+    entry, options = OPTIMIZERS.check(one, where=where, given=("params",))
+    if not isinstance(entry, type) or not entry.__module__.startswith("torch.optim"):
+        return
+    # The method of torch imports its compiler, which takes seconds.
+    tried: Any = type(entry.__name__, (entry,), {"add_param_group": _take_group})
+    try:
+        tried([nn.Parameter(torch.zeros(1, 1))], **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        key = next((key for key in options if _speaks_of(str(error), key)), "type")
+        raise ConfigError(
+            f"{where}: {entry.__name__} says: {error}; change it, as torch.optim.{entry.__name__} has it"
+            f"{at(getattr(spec, 'places', {}), key)}"
+        ) from error
+
+
+def _take_group(optimizer: Optimizer, group: dict[str, Any]) -> None:
+    optimizer.param_groups.append({**optimizer.defaults, **group})
+
+
+def _speaks_of(text: str, key: str) -> bool:
+    words = {"lr": "learning rate", "eps": "epsilon", "betas": "beta parameter"}
+    return key in re.findall(r"\w+", text) or words.get(key, key) in text.lower()
 
 
 def build(spec: Any, module: nn.Module, update: UpdateSize = _UNKNOWN) -> dict[str, Optimizer]:

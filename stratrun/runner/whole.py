@@ -1,14 +1,18 @@
 """A config looked at as a whole: by the checks that a job begins with, and not only up to the first error."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from stratrun.connector import choose
 from stratrun.distributed import ProcessEnv
 from stratrun.errors import ConfigError, MissingArgumentError, StratrunError
+from stratrun.hooks.dispatch import HookList
+from stratrun.optim import optimizer as optimizers
 from stratrun.problems import Gathering, part
+from stratrun.registry import HOOKS
 from stratrun.runner import checks, parts
 from stratrun.runner.arguments import of_config
 from stratrun.runner.form import Form, Job, require
@@ -47,9 +51,10 @@ def examine(
         parse_saving(form.checkpoint_cfg)
     with part("precision"):
         _check_layers(form, world_size)
-    if not found.under("custom_hooks", "default_hooks", "non_finite", "env_cfg", "dev_cfg"):
-        with part("custom_hooks"):
-            _check_built_hooks(runner._form, jobs)
+    with part("optimizer"):
+        _check_optimizers(form, found)
+    with part("custom_hooks"):
+        _check_built_hooks(runner._form, jobs, found)
     return list(jobs)
 
 
@@ -81,15 +86,40 @@ def _check_layers(form: Form, world_size: int | None) -> None:
     )
 
 
-def _check_built_hooks(form: Form, jobs: Sequence[Job]) -> None:
+def _check_optimizers(form: Form, found: Gathering) -> None:
+    """What only an optimizer of torch itself can tell of its values. It gets a parameter of one number."""
+    if form.optimizer is None or found.has("optimizer"):
+        return
+    for name, spec in optimizers.specs(form.optimizer).items():
+        where = f"optimizer.{name}" if optimizers.is_several(form.optimizer) else "optimizer"
+        if not found.within(where) and isinstance(spec, Mapping | str | type):
+            with part(where):
+                optimizers.try_values(spec, where)
+
+
+def _check_built_hooks(form: Form, jobs: Sequence[Job], found: Gathering) -> None:
     """What only a hook itself can tell. To build one costs nothing: data and model are not there yet."""
+    if found.has("custom_hooks") or found.has("default_hooks"):
+        return
+    hooks = HookList()
+    for where, spec in parts.hook_specs(form):
+        if not found.within(where):
+            with part(where), _as_config_error(where):
+                options, priority = parts.split_priority(spec, where)
+                hooks.register(HOOKS.build(options, where=where), priority)
+    if not found.under("custom_hooks", "default_hooks", "non_finite"):
+        for job in jobs:
+            with part():
+                checks.check_hooked(form, job, hooks)
+
+
+@contextmanager
+def _as_config_error(where: str) -> Iterator[None]:
     try:
-        hooks = parts.build_hooks(form)
+        yield
     except StratrunError:
         raise
     except Exception as error:  # whatever a hook of the user's raises
-        notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-        raise ConfigError(f"{type(error).__name__}: {error}{notes}") from error
-    for job in jobs:
-        with part():
-            checks.check_hooked(form, job, hooks)
+        raise ConfigError(
+            f"{where}: cannot be built: {type(error).__name__}: {error}; change its arguments"
+        ) from error

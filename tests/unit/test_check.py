@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,65 @@ def test_what_a_missing_part_would_bring_along_is_told_once(tmp_path: Path, caps
     messages = " ".join(one["message"] for one in told["problems"])
     assert len(told["problems"]) == 3
     assert all(word in messages for word in ("no 'model'", "needs train_cfg", "needs optimizer"))
+
+
+def test_values_and_keys_that_come_twice_are_told_with_the_rest(tmp_path: Path, capsys: Any) -> None:
+    text = """\
+model: {type: Linear, in_features: 4, out_features: 3}
+loss: cross_entropy
+train_dataloader: {dataset: {type: NeverBuilt}, batch_size: 0}
+train_cfg: {by_epoch: true, max_epochs: -1, accumulate: 0}
+optimizer:
+  type: SGD
+  lr: -1
+  lr: 2
+custom_hooks:
+- {type: EMAHook, decay: 3}
+- {type: EarlyStoppingHook, monitor: loss, patience: 0}
+non_finite: rais
+randomness: {deterministic: maybe}
+clip_grad: {max_norm: -1}
+"""
+    code, told = checked(text, tmp_path, capsys)
+    said = {
+        (one["line"], value)
+        for one in told["problems"]
+        for value in re.findall(
+            r"batch_size=0|max_epochs=-1|accumulate=0|'lr' is there|Invalid learning rate: "
+            r"-1|decay=3|patience=0|'rais'|'maybe'|max_norm=-1",
+            one["message"],
+        )
+    }
+    assert said == {
+        *((3, "batch_size=0"), (4, "max_epochs=-1"), (4, "accumulate=0"), (8, "'lr' is there")),
+        *((7, "Invalid learning rate: -1"), (10, "decay=3"), (11, "patience=0"), (12, "'rais'")),
+        *((13, "'maybe'"), (14, "max_norm=-1")),
+    }
+    assert (code, len(told["problems"])) == (2, 10)
+
+
+def test_nothing_heavy_is_imported_to_check_a_config(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(GOOD.replace("NeverBuilt", "TensorDataset"))
+    program = (
+        "import sys; from stratrun.cli.main import run; code = run(['check', 'run.yaml']); "
+        "print(code, *sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120
+    )
+    code, *imported = done.stderr.split()
+    assert code == "0", done.stdout + done.stderr
+    assert "torch" in imported
+    heavy = (
+        "torch._dynamo",
+        "torch._inductor",
+        "torchmetrics",
+        "tensorboardX",
+        "mlflow",
+        "wandb",
+        "matplotlib",
+    )
+    assert not {*heavy, "torch.distributed.fsdp", "torch.distributed.checkpoint"} & set(imported)
 
 
 def test_a_file_that_cannot_be_read_is_one_problem(tmp_path: Path, capsys: Any) -> None:

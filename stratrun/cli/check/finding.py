@@ -30,14 +30,17 @@ class Finding:
 
     @classmethod
     def of(cls, problem: Problem, config: Mapping[str, Any], path: str) -> "Finding":
-        text = "\n".join([str(problem.error), *getattr(problem.error, "__notes__", ())])
-        placed = _PLACE.search(text)
-        if placed is not None:
+        text = str(problem.error)
+        # A note says what was being built, which the key does; and where that was named.
+        notes = [_PLACE.search(note) for note in getattr(problem.error, "__notes__", ())]
+        if placed := _PLACE.search(text):
             text, place = text[: placed.start()], placed[1]
         elif before := _BEFORE.match(text):
             text, place = text[before.end() :], before[1]
         else:
-            place = place_of(config, problem.key, text) or path
+            place = place_of(config, problem.key, text) or next((one[1] for one in notes if one), path)
+        if problem.key.partition(".")[0] not in text:
+            text = f"{problem.key}: {text}"
         file, _, line = place.rpartition(":")
         numbered = line.isdecimal() and not place.startswith("override ")
         reason, _, mend = text.partition("; ")

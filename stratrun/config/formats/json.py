@@ -6,6 +6,7 @@ from typing import Any
 
 from stratrun.config.placed import Path, placed
 from stratrun.errors import ConfigError
+from stratrun.problems import part
 
 _TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|[{}\[\],:]|\n')
 
@@ -46,11 +47,13 @@ def _lines(text: str, name: str) -> dict[Path, int]:
         elif token == ":":
             path[-1] = json.loads(word)
             where = tuple(path)
-            if where in lines:
-                raise ConfigError(
-                    f"{name}:{line}: {path[-1]!r} is there already ({name}:{lines[where]}); keep one of them"
-                )
-            lines[where] = line
+            with part():
+                if where in lines:
+                    raise ConfigError(
+                        f"{name}:{line}: {path[-1]!r} is there already ({name}:{lines[where]}); "
+                        "keep one of them"
+                    )
+                lines[where] = line
         else:
             word = token
     return lines

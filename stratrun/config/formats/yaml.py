@@ -17,6 +17,7 @@ from yaml.serializer import Serializer
 
 from stratrun.config.placed import PlacedDict
 from stratrun.errors import ConfigError
+from stratrun.problems import part
 
 MAX_DEPTH = 60
 # Aliases are expanded, so a few lines can stand for billions of values.
@@ -195,10 +196,13 @@ class _Reading:
                 continue
             key = self._key(key_node)
             place = self._place_of(key_node.start_mark.line + 1)
-            if key in made:
-                raise ConfigError(f"{place}: {key!r} is there already ({made.places[key]}); keep one of them")
-            made[key] = self._value(value_node)
-            made.places[key] = place
+            with part():
+                if key in made:
+                    raise ConfigError(
+                        f"{place}: {key!r} is there already ({made.places[key]}); keep one of them"
+                    )
+                made[key] = self._value(value_node)
+                made.places[key] = place
         for one in merged:
             for key in [key for key in one if key not in made]:
                 made[key] = one[key]
