@@ -190,7 +190,8 @@ def run(words: list[str], environ: dict[str, str]) -> None:
     given = [place for place in environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     kind, rest = words[0], words[1:]
     first = "" if kind == "-c" else os.getcwd() if kind == "-m" else str(Path(kind).resolve().parent)
-    sys.path[:] = [first, *given, *installed]
+    # Where an installation for development has it, if not in the same place.
+    sys.path[:] = [first, *given, str(ROOT), *installed]
     importlib.invalidate_caches()
     if kind == "-m":
         sys.argv = rest

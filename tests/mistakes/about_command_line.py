@@ -107,3 +107,61 @@ typed(
 typed("a_project_is_put_into_a_full_folder", "new taken", ConfigError, "'taken'", "not empty", prepare=a_file)
 typed("a_project_is_put_below_a_file", "new notes/mine", ConfigError, "'notes'", "is a file", prepare=a_file)
 typed("a_shell_is_unknown", "completion powershell", ConfigError, "'powershell'", "known: bash")
+
+
+def a_config(folder: Path) -> None:
+    (folder / "run.yaml").write_text("optimizer: {type: SGD, lr: 1e-1}\nmodel: {type: Identity}\n")
+
+
+typed(
+    "no_value_is_named_to_explain",
+    "config explain run.yaml",
+    ConfigError,
+    "which value?",
+    "CONFIG KEY",
+    prepare=a_config,
+)
+typed(
+    "a_value_to_explain_is_misspelt",
+    "config explain run.yaml optimizer.lrr",
+    ConfigError,
+    "'optimizer.lrr'",
+    "did you mean 'optimizer.lr'?",
+    prepare=a_config,
+)
+typed(
+    "a_second_config_is_misspelt",
+    "config diff run.yaml rum.yaml",
+    ConfigError,
+    "'rum.yaml'",
+    "run.yaml",
+    prepare=a_config,
+)
+typed(
+    "a_schema_of_no_kind_is_asked_for", "config schema hoks", ConfigError, "'hoks'", "did you mean 'hooks'?"
+)
+typed(
+    "a_schema_of_a_kind_alone_is_asked_for",
+    "config schema hooks",
+    ConfigError,
+    "which of the hooks?",
+    "hooks NAME",
+)
+typed("a_schema_of_a_misspelt_class", "config schema hooks EMAHok", UnknownNameError, "'EMAHok'", "'EMAHook'")
+typed(
+    "meta_is_asked_for_without_a_dry_run",
+    "check run.yaml --meta",
+    ConfigError,
+    "--meta",
+    "give --dry-run too",
+    prepare=a_config,
+)
+typed(
+    "a_check_is_for_no_ranks",
+    "check run.yaml --world-size 0",
+    ConfigError,
+    "--world-size 0",
+    "at least 1",
+    prepare=a_config,
+)
+typed("a_check_is_of_no_job", "check run.yaml --job fit", ConfigError, "'fit'", "train", prepare=a_config)
