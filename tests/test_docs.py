@@ -27,7 +27,12 @@ from tests.ranks import Ranks
 from tests.warm import Warm
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md"))]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")),
+]
 CONFIGS = ("yaml", "toml", "json")
 FOR_READERS = ("text", "mermaid")
 PAGE_SECONDS = 240

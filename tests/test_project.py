@@ -5,6 +5,8 @@ import importlib
 import re
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from functools import cache
@@ -18,7 +20,7 @@ import stratrun
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("stratrun", "stratrun_ext")
 TOP_LEVEL = {
-    *("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"),
+    *("pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
     *("stratrun", "stratrun_ext", "tests", "benchmarks", "docs", "examples"),
 }
 FILE_LINES, EXAMPLE_LINES, PAGE_LINES, README_LINES = 350, 120, 150, 120
@@ -278,3 +280,31 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> No
     assert f"Version: {stratrun.__version__}" in about["METADATA"]
     assert "stratrun = stratrun.cli:main" in about["entry_points.txt"]
     assert about["LICENSE"].startswith("MIT License")
+
+
+def test_a_source_release_holds_what_is_tracked_and_makes_the_same_wheel(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "--directory", str(tmp_path), "--target"]
+    subprocess.run([*build, "sdist"], cwd=ROOT, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as sources:
+        names = {name.partition("/")[2] for name in sources.getnames()}
+        sources.extractall(tmp_path, filter="data")
+    assert names == {*repository(), "PKG-INFO"}
+    assert archive.name == f"stratrun-{stratrun.__version__}.tar.gz"
+    unpacked = tmp_path / archive.name.removesuffix(".tar.gz")
+    subprocess.run([*build, "wheel"], cwd=unpacked, check=True, capture_output=True)
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        inside = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert inside == {path for path in repository() if path.startswith(("stratrun/", "stratrun_ext/"))}
+
+
+def test_a_release_says_what_an_index_asks_for() -> None:
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    kinds = {one.partition(" ::")[0] for one in about["classifiers"]}
+    wanted = ("Development Status", "Intended Audience", "Operating System", "Programming Language", "Topic")
+    assert kinds.issuperset(wanted)
+    assert "version" in about["dynamic"] and "version" not in about
+    written = [path for path in repository() if path.endswith((".py", ".toml", ".md"))]
+    versions = [path for path in written if f'"{stratrun.__version__}"' in (ROOT / path).read_text()]
+    assert versions == ["stratrun/__init__.py"]
+    assert f"## {stratrun.__version__}" in (ROOT / "CHANGELOG.md").read_text()

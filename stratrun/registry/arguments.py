@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+from stratrun.deprecation import renamings_of
 from stratrun.errors import ConfigError, nearest
 from stratrun.problems import part, without
 
@@ -19,6 +20,7 @@ class Arguments:
         self._title = f"{where}: {name_of(entry)}"
         self._places = places
         parameters = parameters_of(entry)
+        self._renamed = renamings_of(entry)
         self._open = parameters is None or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self._named = {
             key: p
@@ -45,7 +47,8 @@ class Arguments:
         if not optional:
             with part():
                 # What a misspelt argument meant is not lacking.
-                supplied = {*options, *given, *offer, *filter(None, refused.values())}
+                anew = {self._renamed[key] for key in options if key in self._renamed}
+                supplied = {*options, *given, *offer, *anew, *filter(None, refused.values())}
                 self.refuse_lacking(supplied, lone=lone)
         with part():
             self.refuse_unfinished()
@@ -59,7 +62,7 @@ class Arguments:
         refused: dict[str, str | None] = {}
         for key in options:
             place = at(self._places, key)
-            if key not in given and (key in self._named or self._open):
+            if key not in given and (key in self._named or self._open or key in self._renamed):
                 continue
             refused[key] = None
             with part():

@@ -6,6 +6,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, TypeVar
 
+from stratrun.deprecation import Deprecation
 from stratrun.errors import ConfigError, MissingDependencyError, UnknownNameError, nearest
 from stratrun.problems import KnownProblem, Refused
 from stratrun.registry.arguments import Arguments, at, name_of, parameters_of
@@ -50,6 +51,7 @@ class Registry:
         self._entries: dict[str, Callable[..., Any]] = {}
         self._plugins: dict[str, Callable[..., Any]] = {}
         self._forced: set[str] = set()
+        self._renamed: dict[str, tuple[str, Deprecation]] = {}
 
     def register_module(
         self, name: str | Iterable[str] | None = None, *, force: bool = False
@@ -71,6 +73,11 @@ class Registry:
             return entry
 
         return add
+
+    def renamed(self, old: str, new: str, *, since: str, removed_in: str) -> None:
+        """Have an entry found by its old name too, with a warning, from one version to another."""
+        said = Deprecation(f"{old!r} among {self.kind}", since, removed_in, repr(new))
+        self._renamed[old] = (new, said)
 
     def get(self, name: str) -> Callable[..., Any]:
         """The entry called `name`.
@@ -184,6 +191,9 @@ class Registry:
     def _find(self, name: str) -> Callable[..., Any] | None:
         if name in self._entries:
             return self._entries[name]
+        if name in self._renamed:
+            name, said = self._renamed[name]
+            said.warn()
         self._load_builtins(name)
         if name in self._entries:
             return self._entries[name]
@@ -193,29 +203,23 @@ class Registry:
         return self._find_plugin(name)
 
     def _find_plugin(self, name: str) -> Callable[..., Any] | None:
-        if name not in self._plugins:
-            found = load_plugin(self.kind, name)
-            if found is None:
-                return None
+        if name not in self._plugins and (found := load_plugin(self.kind, name)) is not None:
             self._plugins[name] = found
-        return self._plugins[name]
+        return self._plugins.get(name)
 
     def _load_builtins(self, *wanted: str) -> None:
         """Have those of our own registered that go by these names, or all."""
         if self._builtins is not None:
             load_public(self._builtins, wanted)
 
-    def _own_names(self) -> list[str]:
-        self._load_builtins()
-        return sorted({*self._entries, *plugin_names(self.kind)})
-
     def _guess(self, name: str) -> str:
         """The near miss; else what there is, without hundreds of classes of the fallbacks."""
         guess = nearest(name, self.names())
         if guess.startswith("did you mean") or not self._fallbacks:
             return guess
-        own = nearest("", self._own_names()) + ", and " if self._own_names() else "known: "
-        return own + _classes_of(self._fallbacks, self._extra)
+        own = sorted({*self.entries(), *plugin_names(self.kind)})
+        shown = nearest("", own) + ", and " if own else "known: "
+        return shown + _classes_of(self._fallbacks, self._extra)
 
 
 def _classes_of(modules: tuple[str, ...], extra: str | None) -> str:
