@@ -20,6 +20,7 @@ CONTRACTS = """a model is called in the first of these ways that it allows:
 # What a forward that computes its own loss may call its only argument.
 _WHOLE = ("batch", "data_batch", "data", "sample", "samples")
 # What the jobs are called in `forward(mode=)`. A recipe's own mode is passed as it is.
+_FOREIGN_STEPS = {"train": "training_step", "val": "validation_step"}
 _MODES = {"train": "loss", "val": "predict", "test": "predict", "predict": "predict"}
 
 
@@ -42,6 +43,7 @@ def resolve(model: nn.Module, loss: Callable[..., Any] | None, mode: str, batch:
     method = _step_method(model, mode)
     if method is not None:
         return Call(method, lambda batch: ((batch,), {}))
+    _refuse_foreign_step(model, mode)
     signature = inspect.signature(model.forward)
     if "mode" in signature.parameters:
         spread = _spread(signature, batch, mode="")
@@ -61,6 +63,16 @@ def resolve(model: nn.Module, loss: Callable[..., Any] | None, mode: str, batch:
     if mode in ("val", "test") and _is_pair(batch):
         return Call(model, lambda batch: ((batch[0],), {}))
     return Call(model, _spread(signature, batch))
+
+
+def _refuse_foreign_step(model: nn.Module, mode: str) -> None:
+    """A step by its name in Lightning, which would be passed over without a word."""
+    foreign = _FOREIGN_STEPS.get(mode, "")
+    if foreign and callable(getattr(model, foreign, None)):
+        raise ModelError(
+            f"{type(model).__name__} has a method {foreign}, which nothing here calls; name it "
+            f"{mode}_step(batch), or train the class as it is with stratrun_ext.migrate.lightning"
+        )
 
 
 def _refuse_no_loss(model: nn.Module, signature: inspect.Signature, batch: Any) -> None:

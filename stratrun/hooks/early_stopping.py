@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from stratrun.errors import ConfigError, nearest
 from stratrun.hooks.base import Hook
-from stratrun.hooks.ranking import inferred
+from stratrun.hooks.ranking import inferred, meant
 from stratrun.registry import HOOKS
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _mode(monitor: str, mode: Any) -> str:
         if found is None:
             raise ConfigError(
                 f"EarlyStoppingHook: the name monitor={monitor!r} does not tell whether more or less of it "
-                "is better; write mode='max' or mode='min'"
+                f"is better; {meant(monitor)}write mode='max' or mode='min'"
             )
         return "max" if found == "greater" else "min"
     return "max" if _SIGNS[mode] < 0 else "min"

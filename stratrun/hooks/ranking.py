@@ -15,6 +15,7 @@ _LESS = re.compile(
     "loss|nll|error|err|mae|mse|rmse|mape|perplexity|ppl|bpc|cer|wer|ter|fid|kid|lpips|distance|divergence|"
     "entropy|brier|ece|latency"
 )
+_USUAL = ("accuracy", "precision", "recall", "score", "loss", "error", "perplexity", "auroc", "rmse")
 _RULES = {"greater": "greater", "less": "less", "max": "greater", "min": "less"}
 Entry = tuple[float, int]
 """A value, and the iteration that it is from."""
@@ -117,6 +118,12 @@ def _inferred(name: str) -> str:
     if found is None:
         raise ConfigError(
             f"save_best={name!r}: the name does not tell whether more or less of it is better; "
-            f"write save_best={ {name: 'greater'}!r} or {'less'!r}"
+            f"{meant(name)}write save_best={ {name: 'greater'}!r} or {'less'!r}"
         )
     return found
+
+
+def meant(name: str) -> str:
+    """The usual name of a metric that one may have been meant for, as the beginning of a mend."""
+    guess = nearest(name, _USUAL)
+    return f"{guess} Else " if guess.startswith("did you mean") else ""

@@ -126,3 +126,19 @@ def a_point_is_called_as_in_lightning(folder: Path) -> None:
         def on_train_epoch_end(self, runner: Any) -> None: ...
 
     train(folder, custom_hooks=[Lightning()])
+
+
+@mistake(
+    ConfigError,
+    "save_best='acuracy'",
+    "more or less of it is better",
+    "did you mean 'accuracy'?",
+    shows="built",
+)
+def the_metric_to_keep_the_best_by_is_misspelt(folder: Path) -> None:
+    train(folder, default_hooks={"checkpoint": {"save_best": "acuracy"}})
+
+
+@mistake(ConfigError, "monitor='los'", "more or less of it is better", "did you mean 'loss'?", shows="built")
+def the_metric_to_stop_by_is_misspelt(folder: Path) -> None:
+    train(folder, custom_hooks=[{"type": "EarlyStoppingHook", "monitor": "los"}])

@@ -154,3 +154,19 @@ def an_operation_is_not_deterministic(folder: Path) -> None:
 @mistake(ConfigError, "deterministic='wran'", "True, False or 'warn'", "refuses")
 def the_kind_of_deterministic_mode_is_misspelt(folder: Path) -> None:
     train(folder, randomness={"deterministic": "wran"})
+
+
+@mistake(ModelError, "Lit", "training_step, which nothing here calls", "train_step(batch)", shows="running")
+def a_model_has_the_step_of_lightning(folder: Path) -> None:
+    class Lit(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Linear(4, 3)
+
+        def forward(self, points: Tensor) -> Tensor:
+            return self.net(points)  # type: ignore[no-any-return]
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+    train(folder, model=Lit())
