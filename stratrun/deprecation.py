@@ -13,7 +13,10 @@ docs/versioning.md says how long that has to be.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
@@ -27,7 +30,9 @@ R = TypeVar("R")
 
 ALL: list[Deprecation] = []
 """Each one that was declared, for the test that holds them against the version."""
-_HOME = str(Path(__file__).parent)
+_HOME = f"{Path(__file__).parent}{os.sep}"
+# Where properties and the like are worked out, between one line of a user's and another.
+_BETWEEN = (_HOME, functools.__file__, contextlib.__file__)
 
 
 class StratrunDeprecationWarning(FutureWarning):
@@ -100,14 +105,19 @@ def renamed_arguments(
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             given: dict[str, Any] = kwargs
-            for old in names.keys() & given.keys():
+            for old in [name for name in names if name in given]:
                 if names[old] in given:
                     raise TypeError(f"{title}() got {old}= and {names[old]}=, which is its new name")
                 said[old].warn()
                 given[names[old]] = given.pop(old)
             return function(*args, **kwargs)
 
-        cast(Any, call).renamed_arguments = dict(names)
+        # One that is renamed within may have got its name from here.
+        inner: Mapping[str, str] = getattr(function, "renamed_arguments", {})
+        cast(Any, call).renamed_arguments = {
+            **inner,
+            **{old: inner.get(new, new) for old, new in names.items()},
+        }
         return call
 
     return decorate
@@ -132,7 +142,7 @@ def _warning(function: Callable[P, R], said: Deprecation) -> Callable[P, R]:
 def _outside() -> int:
     """How many frames up the first one is that is not of this package."""
     level, frame = 2, sys._getframe(2)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_HOME):
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_BETWEEN):
         level, frame = level + 1, frame.f_back
     return level
 

@@ -192,8 +192,8 @@ class Registry:
         if name in self._entries:
             return self._entries[name]
         if name in self._renamed:
-            name, said = self._renamed[name]
-            said.warn()
+            self._renamed[name][1].warn()
+            return self._find(self._renamed[name][0])
         self._load_builtins(name)
         if name in self._entries:
             return self._entries[name]

@@ -47,12 +47,14 @@ def check(form: Form, job: Job) -> None:
         ConfigError: names the argument, the value and the nearest that would do.
     """
     steps: dict[str, Callable[[], object]] = {
+        "name": lambda: check_name(form.name),
         "model": lambda: check_model(form.model),
         "loss": lambda: check_loss(form.loss),
         "custom_hooks": lambda: check_hooks(form),
         "clip_grad": lambda: Clipping.parse(form.clip_grad),
         "non_finite": lambda: NonFinite.parse(form.non_finite),
-        "compile": lambda: BlockTransforms(form.compile, form.activation_checkpointing),
+        "compile": lambda: BlockTransforms(form.compile, None),
+        "activation_checkpointing": lambda: BlockTransforms(None, form.activation_checkpointing),
         "env_cfg": lambda: _check_environment(form),
         "control_cfg": lambda: parse_control(form.control_cfg, form.resume),
         "dev_cfg": lambda: check_dev(form, job),
@@ -93,6 +95,14 @@ def _check_optimizer(form: Form) -> None:
         # With one rank, as how many there are says nothing on whether the size of a batch is known.
         size = samples_of_batch(form.train_dataloader, 1)
     optimizers.check(form.optimizer, UpdateSize(size))
+
+
+def check_name(name: Any) -> None:
+    """Refuse what no folder below work_dirs can be called by."""
+    if name is None or (isinstance(name, str) and ".." not in name.split("/") and name.strip("./")):
+        return
+    mend = "write a word" if isinstance(name, str) else f"write it in quotes, {str(name)!r}"
+    raise ConfigError(f"name={name!r} is no name, which the folder of the run is called by; {mend}")
 
 
 def check_model(spec: Any) -> None:

@@ -49,7 +49,7 @@ def examine(
             checks.check(_filled_in(form, job), job)
     with part("checkpoint_cfg"):
         parse_saving(form.checkpoint_cfg)
-    with part("precision"):
+    with part():
         _check_layers(form, world_size)
     with part("optimizer"):
         _check_optimizers(form, found)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from stratrun.checkpoint import Checkpointer
 from stratrun.checkpoint.foreign import Placeholder
 from stratrun.distributed import Collectives, ProcessEnv
 from stratrun.storage import Folder
+from stratrun_ext.migrate.outputs import writing
 from stratrun_ext.migrate.report import Report
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -19,20 +21,37 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 def tensors_of(weights: Mapping[str, Any], where: str, report: Report) -> dict[str, Tensor]:
     """The weights of a state dict, without what else is in it."""
-    found = {name: one for name, one in weights.items() if isinstance(one, Tensor)}
-    for name in weights:
+    found = {name: one for name, one in weights.items() if is_weight(name, one)}
+    for name, one in weights.items():
         if name not in found:
-            report.add("nothing to do", f"{where}.{name}", None, "is no tensor, and left out")
+            report.add("left for you", f"{where}.{name}", None, f"is not taken: {named(one)}")
     return found
+
+
+def is_weight(name: Any, value: Any) -> bool:
+    """Whether it can be written as it is: a tensor in memory, by a name."""
+    plain = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+    return isinstance(name, str) and plain and not value.is_quantized
+
+
+def named(value: Any) -> str:
+    """What a value is, in a word or two."""
+    if not isinstance(value, Tensor):
+        return repr(value) if isinstance(value, Placeholder) else f"a {type(value).__name__}"
+    kinds = {"quantized": value.is_quantized, "without values": value.is_meta}
+    kind = next((kind for kind, so in kinds.items() if so), str(value.layout).removeprefix("torch."))
+    return f"a tensor, {kind}"
 
 
 def write_weights(tensors: Mapping[str, Tensor], out: Path) -> None:
     """Write a safetensors file."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     # Copies, as tensors that share memory are refused there.
-    save_file(
-        {name: one.clone().contiguous() for name, one in tensors.items()}, out, metadata={"format": "pt"}
-    )
+    whole = {name: one.clone().contiguous() for name, one in tensors.items()}
+    with writing(out):
+        try:
+            save_file(whole, out, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def write_state(state: Any, weights: Mapping[str, Tensor], count: int, out: Path, report: Report) -> None:

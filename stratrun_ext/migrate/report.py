@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stratrun.config.formats.yaml import write_value
+from stratrun.config.plain import plain
+from stratrun.config.redaction import redacted
 
 Outcome = Literal["mapped", "changed", "nothing to do", "left for you"]
 OUTCOMES: tuple[Outcome, ...] = ("left for you", "changed", "mapped", "nothing to do")
@@ -58,5 +60,10 @@ class Report:
 
 def shown(value: Any) -> str:
     """A value in a few words."""
-    text = write_value(value)
+    value = redacted(value)
+    try:
+        text = write_value(plain(value))
+    except Exception:  # whatever objects of others are made of
+        text = repr(value)
+    text = " ".join(text.split())
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -79,7 +79,7 @@ def left(folder: Path) -> list[str]:
 def test_a_batch_of_each_job_and_a_checkpoint_leave_nothing_behind(
     ranks: int, folder: Path, warm: Warm
 ) -> None:
-    code, told = checked(folder, warm, "--world-size", str(ranks))
+    code, told = checked(folder, warm, "--world-size", str(ranks), "resume=auto")
     trial = told["dry_run"]
     assert (code, told["problems"], trial["failed"]) == (0, [], "")
     assert trial["jobs"] == ["train", "test"] and trial["saved"]
@@ -90,7 +90,9 @@ def test_a_batch_of_each_job_and_a_checkpoint_leave_nothing_behind(
 
 @pytest.mark.timeout(120)
 def test_what_only_a_batch_can_tell_is_told_as_the_job_would(folder: Path, warm: Warm) -> None:
-    code, told = checked(folder, warm, "model.out=1")
+    code, told = checked(folder, warm, "model.width=3", "--meta")
+    assert code == 1 and "peak" not in told["dry_run"]["memory"] and told["dry_run"]["failed"]
+    code, told = checked(folder, warm, "model.out=1", "resume=true")
     assert code == 1
     assert "Target" in told["dry_run"]["failed"] and "out of bounds" in told["dry_run"]["failed"]
     assert left(folder) == ["parts.py", "run.yaml"]

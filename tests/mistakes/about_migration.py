@@ -139,6 +139,7 @@ def the_trainer_is_to_leave_the_order_of_the_data(folder: Path) -> None:
 
 def weights_alone(folder: Path) -> None:
     torch.save(nn.Linear(2, 2).state_dict(prefix="net."), folder / "weights.ckpt")
+    (folder / "taken.safetensors").touch()
 
 
 @mistake(
@@ -148,9 +149,53 @@ def weights_alone_are_to_be_migrated(folder: Path) -> None:
     migrate_checkpoint(folder / "weights.ckpt", folder / "out.safetensors")
 
 
-@mistake(ConfigError, "weights.ckpt is there already", "--force", prepare=weights_alone)
+@mistake(ConfigError, "taken.safetensors is there already", "--force", prepare=weights_alone)
 def what_is_migrated_is_there_already(folder: Path) -> None:
-    migrate_checkpoint(folder / "a.ckpt", folder / "weights.ckpt")
+    migrate_checkpoint(folder / "weights.ckpt", folder / "taken.safetensors")
+
+
+@mistake(ConfigError, "weights.ckpt is what is read", "another name", prepare=weights_alone)
+def a_file_is_migrated_onto_itself(folder: Path) -> None:
+    migrate_checkpoint(folder / "weights.ckpt", folder / "weights.ckpt", force=True)
+
+
+@mistake(ConfigError, "there is no file", "none.ckpt", "give the path")
+def a_file_to_migrate_is_misspelt(folder: Path) -> None:
+    migrate_checkpoint(folder / "none.ckpt", folder / "out.safetensors")
+
+
+@mistake(IncompatibleError, "automatic_optimization=False", "loop", "runner.engine.update(loss")
+def optimization_is_by_hand_for_the_class(folder: Path) -> None:
+    class Hand(Classifier):
+        automatic_optimization = False
+
+    fit(folder, Hand())
+
+
+@mistake(ModelError, "teardown would not be called", "on_fit_end")
+def a_method_that_nothing_calls_is_defined(folder: Path) -> None:
+    class Tidy(Classifier):
+        def teardown(self, stage: str) -> None: ...
+
+    fit(folder, Tidy())
+
+
+@mistake(IncompatibleError, "on_train_batch_start returned -1", "should_stop", shows="running")
+def an_epoch_is_cut_short_by_a_hook(folder: Path) -> None:
+    class Short(Classifier):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> int:
+            return -1
+
+    fit(folder, Short())
+
+
+@mistake(ConfigError, "2 parameters of SGD are none of Forgot's", "self.parameters()", shows="built")
+def the_optimizer_has_other_parameters(folder: Path) -> None:
+    class Forgot(Classifier):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(nn.Linear(4, 3).parameters(), lr=0.1)
+
+    fit(folder, Forgot())
 
 
 @mistake(ConfigError, "EarlyStopping", "no hook of stratrun", "dict(type='EarlyStoppingHook'")

@@ -249,3 +249,30 @@ def test_places_of_inherited_values_are_those_of_the_file_that_has_them(tmp_path
     _, told = checked("_base_: base.yaml\ndev_cfg: {sanity_batches: 0}\n", tmp_path, capsys)
     places = {Path(one["file"]).name: one["line"] for one in told["problems"]}
     assert places == {"base.yaml": 5, "run.yaml": 2}
+
+
+@pytest.mark.parametrize(
+    ("setting", "key", "word"),
+    [
+        ("name=2024", "name", "in quotes"),
+        ("name=..", "name", "no name"),
+        ("activation_checkpointing={every: 0}", "activation_checkpointing", "whole number"),
+        ("strategy=dpp", "strategy", "did you mean 'ddp'"),
+    ],
+)
+def test_a_problem_is_told_by_the_key_that_has_it(
+    setting: str, key: str, word: str, tmp_path: Path, capsys: Any
+) -> None:
+    _, told = checked(GOOD, tmp_path, capsys, setting)
+    (only,) = told["problems"]
+    assert only["key"] == key and word in only["message"]
+    assert only["place"].startswith("override")
+
+
+def test_a_module_that_fails_is_one_problem_among_others(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "fails.py").write_text("1 / 0\n")
+    words = ("--import", str(tmp_path / "fails.py"), "optimizer.lrr=1")
+    code, told = checked(GOOD, tmp_path, capsys, *words)
+    assert code == 2
+    assert sorted(one["kind"] for one in told["problems"]) == ["ConfigError", "ConfigError"]
+    assert any("ZeroDivisionError" in one["message"] for one in told["problems"])

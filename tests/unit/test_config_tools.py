@@ -189,3 +189,11 @@ def test_arguments_are_documented_by_whatever_form_their_class_uses() -> None:
         "second": "replaced (default: ``None``)",
         "third": "Two at once.",
     }
+
+
+def test_an_argument_of_a_class_is_not_said_to_be_one_of_the_classes(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1")
+    assert "one of" not in told(capsys, "explain", "own.yaml", "optimizer.lr")
+    assert "one of" in told(capsys, "explain", "own.yaml", "optimizer")

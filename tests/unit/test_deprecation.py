@@ -123,3 +123,20 @@ def overdue(version: str) -> list[str]:
     now = deprecation._number(version)
     declared = [one for one in deprecation.ALL if not one.what.startswith(__name__)]
     return [one.what for one in declared if deprecation._number(one.removed_in) <= now]
+
+
+def test_renamings_add_up() -> None:
+    class Twice:
+        @renamed_arguments({"oldest": "older"}, since="0.2", removed_in="0.4")
+        @renamed_arguments({"older": "new"}, since="0.3", removed_in="0.5")
+        def __init__(self, *, new: int) -> None:
+            self.new = new
+
+    things = Registry("things")
+    things.register_module()(Twice)
+    things.renamed("Once", "Twice", **WHEN)
+    things.renamed("Never", "Once", **WHEN)
+    for name, argument in (("Never", "oldest"), ("Once", "older"), ("Twice", "new")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert things.build({"type": name, argument: 3}).new == 3

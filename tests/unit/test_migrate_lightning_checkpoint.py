@@ -150,6 +150,31 @@ def test_the_command_writes_what_a_plain_runner_goes_on_from_as_a_plain_loop_wou
         torch.testing.assert_close(value, truth.state_dict()[name])
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"loops": None},
+        {
+            "loops": {"fit_loop": {"epoch_loop.batch_progress": {"total": None, "is_last_batch": True}}},
+            "epoch": None,
+        },
+        {"optimizer_states": 3, "lr_schedulers": "x", "global_step": None},
+        {"hyper_parameters": {"t": torch.zeros(2), "d": torch.float32, "api_key": "hunter30", "k": [object]}},
+    ],
+)
+def test_a_file_of_another_form_is_migrated_as_far_as_it_goes(
+    odd: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = {"net.weight": torch.ones(2, 2), "net.sparse": torch.eye(3).to_sparse(), "count": 3}
+    torch.save({"state_dict": weights, **odd}, "a.ckpt")
+    assert run(["migrate", "lightning", "a.ckpt"]) == 0
+    told = capsys.readouterr().out
+    assert list(load_file("a.safetensors")) == ["net.weight"] and "1 tensors" in told
+    assert "state_dict.net.sparse: is not taken" in told and "state_dict.count: is not taken: a int" in told
+    assert "hunter30" not in told
+
+
 @pytest.mark.filterwarnings("ignore")  # of Lightning, about torch
 @pytest.mark.parametrize("schedule", ["two", "epoch", "plateau"])
 def test_lightnings_own_file_is_gone_on_from(schedule: str, tmp_path: Path) -> None:

@@ -306,3 +306,29 @@ def test_the_command_writes_the_config_and_prints_the_report(
 def test_what_cannot_be_read_is_refused_with_what_to_do(text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         written(tmp_path, text, base="")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = 10**60\n" + "a = a * a\n" * 30,
+        "a = [0]\n" + "a = [*a, *a]\n" * 40,
+        "a = 'x'\n" + "a = a + a\n" * 60,
+        "a = 'x'\n" + "a = f'{a}{a}'\n" * 60,
+        "a = '%900000000d' % 1\n",
+        "a = -[1]\nb = -'abc'\nc = 2j\nd = ...\n",
+        "model = dict(x=1)\nmodel['x'] = model\n",
+        "a = " + " + ".join("1" for _ in range(5000)) + "\n",
+    ],
+)
+def test_a_hostile_config_is_read_at_once_or_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text(text + "train_cfg = dict(by_epoch=True, max_epochs=1)\n")
+    assert run(["migrate", "mmengine", str(tmp_path / "a.py"), "--out", str(tmp_path / "a.yaml")]) in (0, 2)
+
+
+def test_a_config_in_yaml_is_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("train_cfg: {by_epoch: true, max_epochs: 1}\n")
+    assert run(["migrate", "mmengine", "a.yaml"]) == 0
+    assert Path("a-stratrun.yaml").is_file() and "max_epochs: 1" in Path("a.yaml").read_text()
+    assert run(["migrate", "mmengine", "a.yaml", "--out", "a.yaml", "--force"]) == 2

@@ -10,7 +10,7 @@ from stratrun.cli.check.dry_run import DryRun, dry_run, refuse_launched
 from stratrun.cli.check.dry_run import as_text as trial_as_text
 from stratrun.cli.check.finding import Finding
 from stratrun.cli.failures import MISTAKE
-from stratrun.errors import ConfigError
+from stratrun.errors import ConfigError, StratrunError
 
 
 @dataclass(slots=True)
@@ -81,7 +81,6 @@ def look(given: Namespace) -> Checked:
     import torch  # noqa: F401
 
     imported = time.perf_counter()
-    from stratrun.cli.imports import import_named
     from stratrun.cli.job import settle
     from stratrun.config import Config
     from stratrun.problems import gathering, part
@@ -93,7 +92,7 @@ def look(given: Namespace) -> Checked:
         config = settle(arguments)
         for name in given.imports:
             with part():
-                import_named(name)
+                _import(name)
         jobs = examine(config, found, given.job, given.world_size)
     findings = [Finding.of(one, config, given.config) for one in found.found]
     done = time.perf_counter()
@@ -104,6 +103,17 @@ def look(given: Namespace) -> Checked:
         seconds=round(done - begun, 3),
         torch_seconds=round(imported - begun, 3),
     )
+
+
+def _import(name: str) -> None:
+    from stratrun.cli.imports import import_named
+
+    try:
+        import_named(name)
+    except StratrunError:
+        raise
+    except Exception as error:  # whatever a module of the user's raises
+        raise ConfigError(f"--import {name}: {type(error).__name__}: {error}; import it by itself") from error
 
 
 def as_text(found: Checked) -> str:

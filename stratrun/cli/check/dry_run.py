@@ -9,10 +9,11 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from stratrun.cli.failures import MISTAKE
 from stratrun.errors import ConfigError
 
 # In place of other settings for developing, which might contradict it.
-_ONCE = "dev_cfg={_delete_: true, fast_dev_run: true}"
+_ONCE = ("dev_cfg={_delete_: true, fast_dev_run: true}", "resume=false")
 _SAVED = "the checkpoint was written, read and loaded"
 _SECONDS = 3600
 
@@ -46,15 +47,20 @@ def refuse_launched() -> None:
 
 
 def dry_run(given: Namespace, jobs: Sequence[str]) -> DryRun:
-    """Estimate the memory of training; and, but with ``--meta``, do a batch of each job.
-
-    Raises:
-        StratrunError: the model or the data cannot be built.
-    """
+    """Estimate the memory of training; and, but with ``--meta``, do a batch of each job."""
     found = DryRun()
     if "train" in jobs:
-        _estimate(given, found)
+        try:
+            _estimate(given, found)
+        except Exception as error:  # whatever a model of the user's raises
+            if given.meta:
+                found.failed, found.code = f"{type(error).__name__}: {error}", MISTAKE
+                return found
+            # The job itself tells it better.
+            found.remarks = [f"the memory could not be estimated: {type(error).__name__}"]
     if given.meta:
+        if "train" in jobs and "peak" not in found.memory:
+            found.failed, found.code = "\n".join(found.remarks), 1
         return found
     # Training validates where there is something to validate on.
     for job in [one for one in jobs if one != "val" or "train" not in jobs]:
@@ -82,7 +88,7 @@ def as_text(found: DryRun, *, meta: bool) -> str:
     if found.jobs:
         saved = f"; {_SAVED}" if found.saved else ""
         lines.append(f"one batch each of {', '.join(found.jobs)}: done{saved}; nothing of it is left")
-    elif meta:
+    elif meta and not found.failed:
         lines.append("the step was gone through without values; leave out --meta to do one")
     if found.failed:
         lines += [found.failed, "the config is as it should be, and a batch of its job failed"]
@@ -104,7 +110,7 @@ def _estimate(given: Namespace, found: DryRun) -> None:
 def _tried(given: Namespace, job: str) -> subprocess.CompletedProcess[str]:
     """A job cut down to a batch, in processes of its own: what it leaves in them is gone with them."""
     launch = ["launch", "-n", str(given.world_size)] if (given.world_size or 1) > 1 else []
-    words = [given.config, *given.settings, _ONCE]
+    words = [given.config, *given.settings, *_ONCE]
     words += [word for name in given.imports for word in ("--import", name)]
     words += [word for prefix in given.allow for word in ("--allow", prefix)]
     command = [sys.executable, "-m", "stratrun", *launch, job, *words]

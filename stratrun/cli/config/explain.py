@@ -55,7 +55,7 @@ def run(given: Namespace) -> int:
         _title(given.key, value, taker, rest),
         *_set_by(words, given.key, whole=isinstance(value, Mapping)),
         *_taken_by(taker, rest),
-        *_one_of(given.key),
+        *(() if known and taker is not None and taker.place else _one_of(given.key)),
         *(_options(inner, value) if inner is not None else ()),
     ]
     print("\n".join(lines))
@@ -145,7 +145,7 @@ def _options(taker: "Taker", value: Any) -> Iterator[str]:
 
 
 def _folded(text: str, indent: str, lines: int = 12) -> list[str]:
-    width = min(get_terminal_size((100, 24)).columns, 100)
+    width = max(20, min(get_terminal_size((100, 24)).columns, 100))
     return textwrap.wrap(
         text, width, initial_indent=indent, subsequent_indent=indent, max_lines=lines, placeholder=" ..."
     )

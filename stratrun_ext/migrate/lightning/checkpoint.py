@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from stratrun.checkpoint.foreign import Placeholder, read_with_placeholders
 from stratrun.errors import CheckpointError, IncompatibleError, nearest
 from stratrun.spread import is_spread
 from stratrun_ext.migrate.lightning.link import Link
+from stratrun_ext.migrate.parts import is_weight, named
 
 _TAKEN = ("state_dict", "optimizer_states", "lr_schedulers", "hyper_parameters", "epoch", "global_step")
 _KNOWN = {
@@ -40,6 +41,8 @@ class LightningCheckpoint:
     batches: int
     step: int
     others: tuple[str, ...]
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Of each name that is no tensor in memory, what it is."""
 
     @property
     def report(self) -> list[str]:
@@ -53,6 +56,7 @@ class LightningCheckpoint:
         if self.epochs is not None:
             counted = f"{self.epochs} epochs, {self.batches} batches, {self.step} updates"
         lines.append(f"counts: {counted}")
+        lines += [f"not taken: state_dict[{name!r}], {what}" for name, what in self.left_out.items()]
         lines += [
             f"not restored: hyper_parameters[{name!r}], {value!r}"
             for name, value in self.hparams.items()
@@ -136,18 +140,39 @@ def read(path: str | os.PathLike[str]) -> LightningCheckpoint:
             f"{where} is no checkpoint of Lightning: it has no 'state_dict', but {has[:200]}; "
             "give weights alone as load_from="
         )
-    weights = {n: value for n, value in payload["state_dict"].items() if isinstance(value, Tensor)}
-    progress = payload.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
-    whole = bool(progress.get("is_last_batch"))
-    hparams = payload.get("hyper_parameters")
+    state = _mapping(payload["state_dict"])
+    weights = {name: value for name, value in state.items() if is_weight(name, value)}
+    if not weights:
+        raise CheckpointError(
+            f"{where} has no weights in its 'state_dict', which is {named(payload['state_dict'])}"
+        )
+    loop = _mapping(_mapping(payload.get("loops")).get("fit_loop"))
+    progress = _mapping(loop.get("epoch_loop.batch_progress"))
+    whole = bool(progress.get("is_last_batch")) and isinstance(payload.get("epoch"), int)
     return LightningCheckpoint(
         where,
         weights,
-        list(payload.get("optimizer_states") or ()),
-        list(payload.get("lr_schedulers") or ()),
-        dict(hparams) if isinstance(hparams, Mapping) else {},
-        payload.get("epoch", 0) + 1 if whole else None,
-        progress.get("total", {}).get("completed", 0),
-        payload.get("global_step", 0),
+        _mappings(payload.get("optimizer_states")),
+        _mappings(payload.get("lr_schedulers")),
+        dict(_mapping(payload.get("hyper_parameters"))),
+        payload["epoch"] + 1 if whole else None,
+        _count(_mapping(progress.get("total")).get("completed")),
+        _count(payload.get("global_step")),
         tuple(name for name in payload if name not in _TAKEN and _KNOWN.get(name, "-")),
+        {str(name): named(value) for name, value in state.items() if name not in weights},
     )
+
+
+# Files are written by others, and by other versions: what has another form is taken for what is not there.
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _mappings(value: Any) -> list[Any]:
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list | tuple) else []
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0

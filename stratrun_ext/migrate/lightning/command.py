@@ -4,7 +4,7 @@ from pathlib import Path
 
 from stratrun.checkpoint.foreign import Placeholder
 from stratrun_ext.migrate.lightning.checkpoint import LightningCheckpoint, read
-from stratrun_ext.migrate.outputs import refuse_existing
+from stratrun_ext.migrate.outputs import refuse
 from stratrun_ext.migrate.parts import write_state, write_weights
 from stratrun_ext.migrate.report import Report, shown
 
@@ -16,8 +16,10 @@ def migrate_checkpoint(source: Path, out: Path, *, force: bool = False) -> Repor
         ConfigError: `out` is there already, and `force` is not given.
         CheckpointError: `source` is no file of Lightning, or is damaged.
     """
-    refuse_existing(out, force=force)
+    refuse(source, out, force=force)
     found, report = read(source), Report()
+    for name, value in found.left_out.items():
+        report.add("left for you", f"state_dict.{name}", None, f"is not taken: {value}")
     write_weights(found.weights, out)
     report.add("mapped", "state_dict", None, f"{len(found.weights)} tensors in {out}")
     if len(found.optimizers) == 1:
@@ -40,7 +42,7 @@ def _rest(found: LightningCheckpoint, report: Report) -> None:
         if isinstance(value, Placeholder):
             report.add("left for you", f"hyper_parameters.{name}", None, f"{value!r}: give it to the class")
         else:
-            note = f"{shown(value)}: an argument of the class"
+            note = f"{shown({name: value})}: an argument of the class"
             report.add("left for you", f"hyper_parameters.{name}", None, note)
     for name in found.others:
         report.add("nothing to do" if name == "callbacks" else "left for you", name, None, "is not taken")

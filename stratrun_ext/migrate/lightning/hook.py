@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from stratrun.errors import IncompatibleError
 from stratrun.hooks import Hook, LoggerHook
 from stratrun_ext.migrate.lightning import methods
 
@@ -61,7 +62,11 @@ class LightningHook(Hook):
 
     def before_train_iter(self, batch_idx: int, data_batch: Any) -> None:
         self._link.batch_idx = batch_idx
-        self._call("on_train_batch_start", data_batch, batch_idx)
+        if self._call("on_train_batch_start", data_batch, batch_idx) == -1:
+            raise IncompatibleError(
+                "on_train_batch_start returned -1, which leaves out the rest of an epoch in Lightning; cut "
+                "the data set, or set self.trainer.should_stop = True to end the training"
+            )
 
     def after_train_iter(self, runner: RunContext, batch_idx: int, data_batch: Any) -> None:
         if runner.step > self._step:
@@ -167,10 +172,9 @@ class LightningHook(Hook):
         self._link.metrics.update(metrics)
         self._call(f"on_{_THEIRS[job]}_end")
 
-    def _call(self, name: str, *details: Any) -> None:
+    def _call(self, name: str, *details: Any) -> Any:
         method = self._own.get(name)
-        if method is not None:
-            method(*details)
+        return None if method is None else method(*details)
 
 
 _POINTS = ("start", "end", "epoch_start", "epoch_end", "batch_start", "batch_end")

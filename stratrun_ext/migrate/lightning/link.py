@@ -163,6 +163,7 @@ class Link:
     def make_optimizer(self, parameters: Any) -> Optimizer:
         """Have the class make its optimizer, once its parameters lie where they are trained."""
         self.optimizer, self.schedulers = optimizers.parse(self.own("configure_optimizers")())
+        optimizers.refuse_foreign(self.optimizer, self.module)
         if methods.defines(self.module, "on_before_optimizer_step"):
             hook = self.own("on_before_optimizer_step")
             self.optimizer.register_step_pre_hook(lambda optimizer, *_: hook(optimizer))

@@ -32,6 +32,15 @@ REFUSED = {
     "validation_epoch_end": "rename it to on_validation_epoch_end(self), and keep outputs in a list",
     "test_epoch_end": "rename it to on_test_epoch_end(self), and keep outputs in a list",
     "on_epoch_end": "rename it to on_train_epoch_end(self)",
+    **dict.fromkeys(
+        [
+            f"on_{job}_model_{do}"
+            for job in ("validation", "test", "predict")
+            for do in ("eval", "train", "zero_grad")
+        ],
+        "the run puts the model into the mode of each job: do it in on_validation_start and the like",
+    ),
+    "teardown": "do it in on_fit_end, on_test_end or on_predict_end",
     "tbptt_split_batch": "cut sequences in the data set",
 }
 """Methods that nothing here would call, and what to do instead."""

@@ -81,9 +81,10 @@ class LightningModule(_Keeps, nn.Module):
     base, Lightning's own, or none but `nn.Module`.
     """
 
+    automatic_optimization: bool = True
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.automatic_optimization = True
 
     @property
     def device(self) -> torch.device:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -72,6 +73,20 @@ def parse(returned: Any) -> tuple[Optimizer, list[Scheduled]]:
     return optimizers[0], [_scheduled(one) for one in schedulers]
 
 
+def refuse_foreign(optimizer: Optimizer, module: nn.Module) -> None:
+    """
+    Raises:
+        ConfigError: it moves what is no parameter of the module, whose state nobody would find again.
+    """
+    own = set(map(id, module.parameters()))
+    foreign = sum(id(one) not in own for group in optimizer.param_groups for one in group["params"])
+    if foreign:
+        raise ConfigError(
+            f"configure_optimizers: {foreign} parameters of {type(optimizer).__name__} are none of "
+            f"{type(module).__name__}'s; give it self.parameters(), and make layers attributes of the module"
+        )
+
+
 def _taken_apart(returned: Any) -> tuple[list[Any], list[Any]]:
     if returned is None:
         return [], []
@@ -84,7 +99,7 @@ def _taken_apart(returned: Any) -> tuple[list[Any], list[Any]]:
                 "'lr_scheduler'"
             )
         scheduler = returned.get("lr_scheduler")
-        if "monitor" in returned and not isinstance(scheduler, Mapping):
+        if "monitor" in returned and scheduler is not None and not isinstance(scheduler, Mapping):
             scheduler = {"scheduler": scheduler, "monitor": returned["monitor"]}
         return [returned["optimizer"]], [] if scheduler is None else [scheduler]
     if isinstance(returned, Sequence) and not isinstance(returned, str):

@@ -77,13 +77,21 @@ def settings_of(arguments: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
     return 1000 if epochs is None else epochs, {**options, **given}
 
 
+# The values that say to do as always.
+_OFF: dict[str, tuple[Any, ...]] = {
+    "num_sanity_val_steps": (0, 2),
+    "max_steps": (-1,),
+    "overfit_batches": (0, 0.0),
+    "val_check_interval": (1.0,),
+    **{f"limit_{job}_batches": (1.0,) for job in ("train", "val", "test", "predict")},
+}
+
+
 def _is_default(name: str, value: Any) -> bool:
-    # The values that say to do as always.
-    if name == "num_sanity_val_steps":
-        return value in (0, 2)
+    # An int of 1 is one batch, and 1.0 all of them.
     if name == "use_distributed_sampler":
         return value is True
-    return value is False or (name in ("limit_train_batches", "limit_val_batches") and value == 1.0)
+    return value is False or any(value == off and type(value) is type(off) for off in _OFF.get(name, ()))
 
 
 def _loop(given: dict[str, Any], options: dict[str, Any]) -> None:
@@ -98,7 +106,7 @@ def _loop(given: dict[str, Any], options: dict[str, Any]) -> None:
     if cfg:
         options["train_cfg"] = cfg
     clip, by = given.pop("gradient_clip_val", None), given.pop("gradient_clip_algorithm", None)
-    if clip is not None:
+    if clip:
         options["clip_grad"] = {"value": clip} if by == "value" else {"max_norm": clip}
 
 

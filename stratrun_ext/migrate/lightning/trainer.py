@@ -99,8 +99,10 @@ class Trainer:
             metrics: dict[str, float] = getattr(self.runner, job)()
         finally:
             self.runner.close()
-        self.callback_metrics = dict(metrics)
-        return self.callback_metrics
+        # With what training logged, which is no result of the job.
+        logged = getattr(getattr(self.runner.model, "_link", None), "metrics", {})
+        self.callback_metrics = {**logged, **metrics}
+        return dict(metrics)
 
 
 def _loader(job: str, dataloaders: Any, datamodule: Any) -> Any:

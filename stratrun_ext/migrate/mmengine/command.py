@@ -5,7 +5,7 @@ from pathlib import Path
 
 from stratrun.errors import ConfigError
 from stratrun_ext.migrate.mmengine.convert import convert
-from stratrun_ext.migrate.outputs import refuse_existing
+from stratrun_ext.migrate.outputs import refuse, writing
 
 CHECKPOINTS = (".pth", ".pt")
 
@@ -29,15 +29,19 @@ def migrated(given: Namespace) -> str:
         from stratrun_ext.migrate.mmengine.checkpoint import migrate_checkpoint
 
         out = Path(given.out or f"{source.stem}.safetensors")
-        refuse_existing(out, force=given.force)
+        refuse(source, out, force=given.force)
         return str(migrate_checkpoint(source, out))
-    out = Path(given.out or f"{source.stem}.yaml")
-    refuse_existing(out, force=given.force)
-    if out.resolve() == source.resolve():
-        raise ConfigError(f"--out {out} is the config that is read; give another name")
-    text, report = convert(source)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text)
+    own = f"{source.stem}-stratrun" if source.suffix == ".yaml" else source.stem
+    out = Path(given.out or f"{own}.yaml")
+    refuse(source, out, force=given.force)
+    try:
+        text, report = convert(source)
+    except RecursionError as error:
+        raise ConfigError(
+            f"{source} is nested too deeply, or in itself, to be read; write it plainly"
+        ) from error
+    with writing(out):
+        out.write_text(text)
     counts = ", ".join(f"{len(report.counted(one))} {one}" for one in ("mapped", "changed", "left for you"))
     written = f"written: {out} ({counts})\nnext: stratrun train {out} --import parts.py"
     return f"{report}\n\n{written}"

@@ -2,6 +2,7 @@
 
 import ast
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ _SIGNS: dict[type[ast.unaryop], Callable[[Any], Any]] = {
     ast.Not: operator.not_,
 }
 _LONGEST = 10_000
+_BITS = 1024
+_WIDE = re.compile(r"%[^a-zA-Z%]*(?:\d{4}|\*)")
 
 
 class NoValueError(Exception):
@@ -58,6 +61,8 @@ class Expressions:
             NoValueError: it cannot be known as a whole.
         """
         if isinstance(node, ast.Constant):
+            if not isinstance(node.value, str | int | float | None) or not _is_modest(node.value):
+                raise self._none(node)
             return node.value
         if isinstance(node, ast.Name):
             return self._named(node)
@@ -99,6 +104,8 @@ class Expressions:
                 items.extend(self._of(one.value, list | tuple))
             else:
                 items.append(self.part(one))
+            if len(items) > _LONGEST:
+                raise self._none(one)
         return items
 
     def _set(self, node: ast.Set) -> Any:
@@ -165,20 +172,30 @@ class Expressions:
 
     def _worked_out(self, node: ast.BinOp | ast.UnaryOp | ast.JoinedStr) -> Any:
         if isinstance(node, ast.JoinedStr):
-            return "".join(self._text_of(one) for one in node.values)
-        if isinstance(node, ast.UnaryOp):
-            if type(node.op) not in _SIGNS:
+            text = "".join(self._text_of(one) for one in node.values)
+            if not _is_modest(text):
                 raise self._none(node)
-            return _SIGNS[type(node.op)](self.value(node.operand))
+            return text
+        if isinstance(node, ast.UnaryOp):
+            return self._signed(node)
         left, right = self.value(node.left), self.value(node.right)
         known = type(node.op) in _OPERATIONS or (isinstance(node.op, ast.Pow) and _is_small(left, right))
         if not known or any(isinstance(one, Unknown) for one in (left, right)):
             raise self._none(node)
-        if isinstance(node.op, ast.Mult) and not _fits(left, right):
+        if not _grows_little(node.op, left, right):
             raise self._none(node)
         try:
-            return left**right if isinstance(node.op, ast.Pow) else _OPERATIONS[type(node.op)](left, right)
+            found = left**right if isinstance(node.op, ast.Pow) else _OPERATIONS[type(node.op)](left, right)
         except (TypeError, ValueError, ArithmeticError) as error:
+            raise self._none(node) from error
+        if not _is_modest(found):
+            raise self._none(node)
+        return found
+
+    def _signed(self, node: ast.UnaryOp) -> Any:
+        try:
+            return _SIGNS[type(node.op)](self.value(node.operand))
+        except (KeyError, TypeError) as error:
             raise self._none(node) from error
 
     def _text_of(self, node: ast.expr) -> str:
@@ -194,8 +211,21 @@ def _is_small(left: Any, right: Any) -> bool:
     return numbers and abs(left) <= 1e6 and abs(right) <= 64
 
 
+def _is_modest(value: Any) -> bool:
+    """Whether it is no larger than what a config has, so that a few lines cannot make it grow on and on."""
+    if isinstance(value, int):
+        return value.bit_length() <= _BITS
+    return _length(value) <= _LONGEST
+
+
 def _length(value: Any) -> int:
     return len(value) if isinstance(value, str | list | tuple) else 0
+
+
+def _grows_little(operation: ast.operator, left: Any, right: Any) -> bool:
+    if isinstance(operation, ast.Mod) and isinstance(left, str):
+        return not _WIDE.search(left)
+    return not isinstance(operation, ast.Mult) or _fits(left, right)
 
 
 def _fits(left: Any, right: Any) -> bool:

@@ -1,6 +1,7 @@
 """MMEngine's config files as data with the line of each value, without running them."""
 
 import ast
+import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -160,7 +161,8 @@ def _set_item(statement: ast.Assign, own: PlacedDict, known: Expressions, place:
         return False
     try:
         whole, key = known.value(target.value), known.value(target.slice)
-        whole[key] = known.part(statement.value)
+        # A copy, or a config could be put into itself.
+        whole[key] = copy.deepcopy(known.part(statement.value))
     except (NoValueError, TypeError, IndexError):
         return False
     if isinstance(whole, PlacedDict):
