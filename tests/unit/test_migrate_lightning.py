@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from stratrun.hooks import Hook
+from stratrun_ext.migrate import lightning as ours
 from stratrun_ext.migrate.lightning import LightningModule, runner_for
 from tests.lightning_shapes import BASES, BATCH, EPOCHS, data, loaders, schedules, shaped, trained
 from tests.ranks import Ranks
@@ -228,3 +229,9 @@ def test_a_metric_logged_as_an_object_is_computed_over_all_ranks(
     run = (lambda *a: [measured(*a)]) if strategy == "single" else (lambda *a: two_ranks(measured, *a))
     for metrics, truth in run(str(tmp_path), strategy):
         assert metrics["accuracy"] == pytest.approx(truth)
+
+
+def test_a_trainer_has_what_training_logged_beside_the_results(tmp_path: Path) -> None:
+    trainer = ours.Trainer(max_epochs=1, accelerator="cpu", loggers=[], default_root_dir=tmp_path)
+    trainer.fit(shaped(ours.LightningModule)(""), *loaders())
+    assert {"train_mean", "val_loss", "acc"} <= set(trainer.callback_metrics)
