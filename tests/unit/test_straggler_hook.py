@@ -1,14 +1,17 @@
 """Who is slow and with what, by times that are told, and of two processes that train."""
 
 from pathlib import Path
-from time import sleep
+from time import thread_time
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import patch
 
 import pytest
 
 from stratrun import ConfigError, Hook, Runner
+from stratrun.engine import forward_times
 from stratrun.hooks import HookTimesHook, MemoryHook, ProfilerHook, StragglerHook, ThroughputHook
+from stratrun.hooks import stragglers as straggler_hook
 from stratrun.hooks.stragglers import Slow
 from tests.problems import perceptron, points
 from tests.ranks import Ranks
@@ -72,15 +75,17 @@ def test_wrong_arguments_are_refused(arguments: dict[str, Any]) -> None:
         StragglerHook(**arguments)
 
 
-class Sleeps(Hook):
-    """Keeps a process for twice as long as an iteration of the others takes, from iteration 10 on."""
+class Busy(Hook):
+    """Has a process compute for much longer than an iteration of the others takes, from iteration 10 on."""
 
     def __init__(self, process: int) -> None:
         self.process = process
 
     def before_train_iter(self, runner: Any) -> None:
         if runner.process == self.process and runner.iter >= 10:
-            sleep(0.01)
+            end = thread_time() + 0.01
+            while thread_time() < end:
+                pass
 
 
 class Logged(Hook):
@@ -114,9 +119,14 @@ def with_all_monitors(work_dir: str) -> Any:
         runner.train()
         runner.close()
 
-    train([stragglers, profiler, throughput, MemoryHook(), HookTimesHook(), Sleeps(1), logged], 30, "slow")
     healthy = StragglerHook()
-    train([healthy], 500, "healthy")
+    # By the time that a process computes: it may well be slow by another clock, when others keep its core.
+    with (
+        patch.object(straggler_hook, "perf_counter", thread_time),
+        patch.object(forward_times, "perf_counter", thread_time),
+    ):
+        train([stragglers, profiler, throughput, MemoryHook(), HookTimesHook(), Busy(1), logged], 30, "slow")
+        train([healthy], 500, "healthy")
     named = [(one.process, one.section) for one in stragglers.found]
     return (
         named,
