@@ -205,6 +205,18 @@ def add_config_arguments(parser: ArgumentParser, *, key: str = "") -> None:
         nargs="*",
         help="set a value of the config, such as optimizer.lr=1e-3 or val_dataloader.batch_size=64",
     )
+    add_import_argument(parser)
+    parser.add_argument(
+        "--allow",
+        metavar="PREFIX",
+        action="append",
+        default=[],
+        help="let the config name classes below this dotted prefix, such as --allow my_package",
+    )
+
+
+def add_import_argument(parser: ArgumentParser) -> None:
+    """What every command takes that looks classes up by name: `imports`."""
     parser.add_argument(
         "--import",
         dest="imports",
@@ -212,13 +224,6 @@ def add_config_arguments(parser: ArgumentParser, *, key: str = "") -> None:
         action="append",
         default=[],
         help="import this first: it registers models, data sets, hooks, ...; may be given several times",
-    )
-    parser.add_argument(
-        "--allow",
-        metavar="PREFIX",
-        action="append",
-        default=[],
-        help="let the config name classes below this dotted prefix, such as --allow my_package",
     )
 
 

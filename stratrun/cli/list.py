@@ -8,6 +8,7 @@ from math import inf
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 
+from stratrun.cli.arguments import add_import_argument
 from stratrun.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -25,22 +26,28 @@ def add_arguments(parser: ArgumentParser) -> None:
         "A name is written as 'type' in a config. Without KIND it lists kinds; with NAME, what that takes.\n"
         f"kinds: {', '.join(KINDS[:9])},\n  {', '.join(KINDS[9:])}"
     )
-    parser.add_argument("kind", metavar="KIND", nargs="?", help="such as hooks, strategies, optimizers")
-    parser.add_argument("name", metavar="NAME", nargs="?", help="one of that kind")
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        metavar="MODULE_OR_FILE",
-        action="append",
-        default=[],
-        help="import this first: it registers what is yours; may be given several times",
-    )
+    add_kind_arguments(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
+def add_kind_arguments(parser: ArgumentParser) -> None:
+    """What every command takes that is about entries of registries: `kind`, `name`, `imports`."""
+    parser.add_argument("kind", metavar="KIND", nargs="?", help="such as hooks, strategies, optimizers")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="one of that kind")
+    add_import_argument(parser)
+
+
+def check_kind(kind: str | None) -> None:
+    """
+    Raises:
+        ConfigError: there is no such kind; names the nearest.
+    """
+    if kind is not None and kind not in KINDS:
+        raise ConfigError(f"there is no kind {kind!r}; {nearest(kind, KINDS)}")
+
+
 def run(given: Namespace) -> int:
-    if given.kind is not None and given.kind not in KINDS:
-        raise ConfigError(f"there is no kind {given.kind!r}; {nearest(given.kind, KINDS)}")
+    check_kind(given.kind)
     # Only now: it imports torch, which takes seconds.
     from stratrun.cli.imports import import_named
 

@@ -28,7 +28,7 @@ class Agreement:
         """Whether the last pass over data was broken off, by whichever rank."""
         self.lacks: dict[str, str] = {}
         """Wishes that this run cannot fulfil, and why not."""
-        self.doing = ""
+        self.doing: str = ""
         """The job under way: the outer one, where another is done within it."""
         self._settings = ControlSettings()
         self._exchange: Exchange | None = None

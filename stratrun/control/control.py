@@ -76,7 +76,7 @@ class Control(Agreement):
             raise
         finally:
             trap.release()
-            self.doing: str = outer
+            self.doing = outer
         # Of one that came when all was done nobody else hears any more: it ends this process.
         if not outer and self._signal > 0 and self._is_news(self._signal):
             self._stop_by(self._signal)

@@ -1,6 +1,7 @@
 """How a model is called for a step: the four contracts, found by looking at the model."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,9 @@ CONTRACTS = """a model is called in the first of these ways that it allows:
 
 # What a forward that computes its own loss may call its only argument.
 _WHOLE = ("batch", "data_batch", "data", "sample", "samples")
-# What the jobs are called in `forward(mode=)`. A recipe's own mode is passed as it is.
+# What a step is called in Lightning.
 _FOREIGN_STEPS = {"train": "training_step", "val": "validation_step"}
+# What the jobs are called in `forward(mode=)`. A recipe's own mode is passed as it is.
 _MODES = {"train": "loss", "val": "predict", "test": "predict", "predict": "predict"}
 
 
@@ -43,7 +45,7 @@ def resolve(model: nn.Module, loss: Callable[..., Any] | None, mode: str, batch:
     method = _step_method(model, mode)
     if method is not None:
         return Call(method, lambda batch: ((batch,), {}))
-    _refuse_foreign_step(model, mode)
+    _see_foreign_step(model, mode, loss)
     signature = inspect.signature(model.forward)
     if "mode" in signature.parameters:
         spread = _spread(signature, batch, mode="")
@@ -65,14 +67,21 @@ def resolve(model: nn.Module, loss: Callable[..., Any] | None, mode: str, batch:
     return Call(model, _spread(signature, batch))
 
 
-def _refuse_foreign_step(model: nn.Module, mode: str) -> None:
-    """A step by its name in Lightning, which would be passed over without a word."""
+def _see_foreign_step(model: nn.Module, mode: str, loss: Callable[..., Any] | None) -> None:
+    """A step by its name in Lightning is not passed over without a word.
+
+    Where `loss` is given, the user has said how, and may not be who wrote the model.
+    """
     foreign = _FOREIGN_STEPS.get(mode, "")
-    if foreign and callable(getattr(model, foreign, None)):
-        raise ModelError(
-            f"{type(model).__name__} has a method {foreign}, which nothing here calls; name it "
-            f"{mode}_step(batch), or train the class as it is with stratrun_ext.migrate.lightning"
-        )
+    if not foreign or not callable(getattr(model, foreign, None)):
+        return
+    told = f"{type(model).__name__} has a method {foreign}, which nothing here calls"
+    if loss is not None:
+        warnings.warn(f"{told}: loss= says what is done in its place", stacklevel=2)
+        return
+    raise ModelError(
+        f"{told}; name it {mode}_step(batch), or train the class as it is with stratrun_ext.migrate.lightning"
+    )
 
 
 def _refuse_no_loss(model: nn.Module, signature: inspect.Signature, batch: Any) -> None:

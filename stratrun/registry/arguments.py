@@ -62,6 +62,12 @@ class Arguments:
         refused: dict[str, str | None] = {}
         for key in options:
             place = at(self._places, key)
+            if self._renamed.get(key) in options:
+                with part():
+                    raise ConfigError(
+                        f"{self._title}: {key!r} is an old name of {self._renamed[key]!r}, which is given "
+                        f"too; leave it out{place}"
+                    )
             if key not in given and (key in self._named or self._open or key in self._renamed):
                 continue
             refused[key] = None

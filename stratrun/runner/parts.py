@@ -23,7 +23,8 @@ from stratrun.runner.form import Form, default_hooks
 from stratrun.runner.rollback import RollbackHook
 from stratrun.runner.strict_sync import StrictSync
 
-_LOOPS = {"val": "ValLoop", "test": "TestLoop", "predict": "PredictLoop"}
+LOOPS_OF = {"val": "ValLoop", "test": "TestLoop", "predict": "PredictLoop"}
+"""The loop of a job where none is named. That of training depends on what it counts."""
 
 
 def build_model(spec: Any) -> nn.Module:
@@ -98,7 +99,7 @@ def loop_spec(form: Form, job: str) -> Any:
     if "type" in spec:
         return spec
     if job != "train":
-        return edited(spec, put={"type": _LOOPS[job]})
+        return edited(spec, put={"type": LOOPS_OF[job]})
     return _train_spec(spec)
 
 
@@ -184,7 +185,7 @@ def functional_loss(name: str) -> Callable[..., Any] | None:
 
 
 def _example(job: str) -> str:
-    return "dict(by_epoch=True, max_epochs=10)" if job == "train" else f"dict(type={_LOOPS[job]!r})"
+    return "dict(by_epoch=True, max_epochs=10)" if job == "train" else f"dict(type={LOOPS_OF[job]!r})"
 
 
 def _name(spec: Any) -> str:

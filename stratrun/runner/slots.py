@@ -29,6 +29,7 @@ from stratrun.registry import (
 from stratrun.runner.developing import DevSettings
 from stratrun.runner.environment import EnvSettings, Randomness
 from stratrun.runner.form import DEFAULT_HOOKS
+from stratrun.runner.parts import LOOPS_OF
 from stratrun.runner.saving import SaveSettings
 
 
@@ -97,7 +98,7 @@ LOADER_KEYS = {
     "seed_samples": "Draw augmentation from the seed, the epoch and the sample.",
     "sharded": "The data set itself gives each rank its own samples.",
 }
-_LOOPS = {"train": "EpochBasedTrainLoop", "val": "ValLoop", "test": "TestLoop", "predict": "PredictLoop"}
+_LOOPS = {"train": "EpochBasedTrainLoop", **LOOPS_OF}
 _JOBS = tuple(_LOOPS)
 
 SLOTS: dict[str, Slot] = {

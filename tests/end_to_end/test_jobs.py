@@ -188,6 +188,32 @@ def test_a_model_that_fits_no_contract_is_told_all_four(tmp_path: Any) -> None:
         assert word in str(caught.value)
 
 
+class Lit(Inner):
+    """Has a step by its name in Lightning, beside what `loss=` calls."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.as_tensor(self.net(inputs))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        raise AssertionError
+
+
+def test_a_step_of_lightning_beside_a_loss_is_left_alone_with_a_warning(tmp_path: Any) -> None:
+    runner = Runner(
+        Lit(),
+        loss="cross_entropy",
+        train_dataloader={"dataset": points(SAMPLES), "batch_size": BATCH, "shuffle": False},
+        train_cfg={"max_epochs": 2},
+        optimizer={"type": "SGD", "lr": 0.3},
+        work_dir=str(tmp_path),
+        **QUIET,
+    )
+    with pytest.warns(UserWarning, match="Lit has a method training_step, which nothing here calls: loss="):
+        runner.train()
+    for name, expected in plain(BATCH)[0].items():
+        torch.testing.assert_close(runner.model.state_dict()[f"net.{name}"], expected)
+
+
 @pytest.mark.parametrize(
     ("job", "lacking"),
     [

@@ -13,7 +13,7 @@ from stratrun import Config
 from stratrun.cli.config.schema.annotations import of_annotation
 from stratrun.cli.main import run
 from stratrun.errors import StratrunError
-from stratrun.registry import HOOKS, OPTIMIZERS
+from stratrun.registry import HOOKS
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(300)  # all that can be named is imported once
@@ -157,7 +157,7 @@ def test_arguments_that_the_run_gives_are_left_out(capsys: Any) -> None:
     assert run(["config", "schema", "optimizers", "SGD"]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert schema["required"] == ["type"] and "paramwise" in schema["properties"]
-    assert "params" in schema["properties"] and OPTIMIZERS.get("SGD")
+    assert "params" in schema["properties"]
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,8 @@ def test_a_config_may_have_the_old_argument_and_no_other_stranger() -> None:
         assert registry().build({"type": "Named", "every": 3}).interval == 3
     with pytest.raises(ConfigError, match="did you mean 'limit'"):
         registry().check({"type": "Named", "every": 3, "limitt": 3})
+    with pytest.raises(ConfigError, match="'every' is an old name of 'interval', which is given too"):
+        registry().check({"type": "Named", "every": 3, "interval": 3})
     with pytest.raises(ConfigError, match="needs 'interval'"):
         registry().check({"type": "Named"})
 

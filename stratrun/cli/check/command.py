@@ -28,8 +28,8 @@ class Checked:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.epilog = (
-        "Neither model nor data are built, and no process is started. The exit code is 0 if nothing was\n"
-        "found, and 2 otherwise."
+        "Neither model nor data are built; hooks are, to see what they say of their values.\n"
+        "The exit code is 0 if nothing was found, and 2 otherwise."
     )
     add_config_arguments(parser)
     parser.add_argument(

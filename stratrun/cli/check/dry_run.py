@@ -15,7 +15,6 @@ from stratrun.errors import ConfigError
 # In place of other settings for developing, which might contradict it.
 _ONCE = ("dev_cfg={_delete_: true, fast_dev_run: true}", "resume=false")
 _SAVED = "the checkpoint was written, read and loaded"
-_SECONDS = 3600
 
 
 @dataclass(slots=True)
@@ -114,4 +113,4 @@ def _tried(given: Namespace, job: str) -> subprocess.CompletedProcess[str]:
     words += [word for name in given.imports for word in ("--import", name)]
     words += [word for prefix in given.allow for word in ("--allow", prefix)]
     command = [sys.executable, "-m", "stratrun", *launch, job, *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False)

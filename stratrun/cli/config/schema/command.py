@@ -5,8 +5,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from stratrun.cli.list import KINDS
-from stratrun.errors import ConfigError, nearest
+from stratrun.cli.list import add_kind_arguments, check_kind
+from stratrun.errors import ConfigError
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -15,24 +15,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "language server follow this line at the top of a config:\n"
         "  # yaml-language-server: $schema=schema.json"
     )
-    parser.add_argument(
-        "kind", metavar="KIND", nargs="?", help="such as hooks, optimizers; see stratrun list"
-    )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="one of that kind")
-    parser.add_argument(
-        "--import",
-        dest="imports",
-        metavar="MODULE_OR_FILE",
-        action="append",
-        default=[],
-        help="import this first: it registers what is yours; may be given several times",
-    )
+    add_kind_arguments(parser)
     parser.add_argument("--out", metavar="FILE", help="where to write it, in place of the output")
 
 
 def run(given: Namespace) -> int:
-    if given.kind is not None and given.kind not in KINDS:
-        raise ConfigError(f"there is no kind {given.kind!r}; {nearest(given.kind, KINDS)}")
+    check_kind(given.kind)
     if given.kind is not None and given.name is None:
         raise ConfigError(f"which of the {given.kind}? write: stratrun config schema {given.kind} NAME")
     text = json.dumps(_schema(given), indent=1)
