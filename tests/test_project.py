@@ -251,23 +251,24 @@ def test_importing_the_runner_imports_nothing_heavy() -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
-def test_importing_stratrun_takes_little_time_over_torch() -> None:
+def test_importing_stratrun_takes_little_time_beside_torch() -> None:
     code = (
         # A full collection over torch's objects takes 0.1 s and comes when it likes.
-        "import gc, time, torch\ngc.disable()\n"
-        "start = time.process_time()\nimport stratrun\nmiddle = time.process_time()\n"
-        "from stratrun import Runner\nprint(middle - start, time.process_time() - start)"
+        "import gc, time\ngc.disable()\n"
+        "start = time.process_time()\nimport torch\ntorch = time.process_time()\n"
+        "import stratrun\nalone = time.process_time()\nfrom stratrun import Runner\n"
+        "print((alone - torch) / (torch - start), (time.process_time() - torch) / (torch - start))"
     )
     # What is heavy is told by the modules, above; this is to see what is slow in ours, on a busy machine too.
     # The best of three counts, so what is quick enough at once need not be measured again.
     alone = with_runner = inf
     for _ in range(3):
-        times = map(float, in_python(code))
-        alone, with_runner = map(min, (alone, with_runner), times)
-        if alone < 0.05 and with_runner < 0.6:
+        shares = map(float, in_python(code))
+        alone, with_runner = map(min, (alone, with_runner), shares)
+        if alone < 0.05 and with_runner < 0.5:
             break
     assert alone < 0.05
-    assert with_runner < 0.6
+    assert with_runner < 0.5
 
 
 def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> None:

@@ -103,6 +103,17 @@ def leave_group() -> None:
     dist.destroy_process_group()
 
 
+def gloo_threads() -> int:
+    names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+    return sum(name.startswith("gloo") for name in names)
+
+
+def make_groups(kept: int) -> int:
+    groups: list[Any] = [dist.new_group(backend="gloo") for _ in range(kept)]
+    groups.append(groups)
+    return gloo_threads()
+
+
 @pytest.fixture
 def own_ranks(two_ranks: Ranks) -> Iterator[Ranks]:
     """A group that a test may spoil, so that the session's stays up."""
@@ -116,6 +127,15 @@ def test_every_rank_answers_in_order_and_collectives_work(two_ranks: Ranks, four
     assert four_ranks(rank) == [0, 1, 2, 3]
     assert [total.item() for total in two_ranks(summed, start=2.0)] == [5.0, 5.0]
     assert [total.item() for total in four_ranks(summed)] == [10.0] * 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+def test_groups_that_a_call_leaves_are_ended_before_the_next(own_ranks: Ranks) -> None:
+    before = own_ranks(gloo_threads)
+    with_groups = own_ranks(make_groups, 5)
+    assert all(many >= few + 5 for many, few in zip(with_groups, before, strict=True))
+    assert own_ranks(gloo_threads) == before
+    assert [total.item() for total in own_ranks(summed)] == [3.0, 3.0]
 
 
 def test_ranks_stay_up_between_calls(two_ranks: Ranks) -> None:

@@ -24,7 +24,7 @@ class TorchrunLauncher(Launcher):
             meeting = ["--standalone"]
         else:
             meeting = [f"--nnodes={nodes}", *_meeting(job)]
-        options = [*meeting, f"--nproc_per_node={job.per_node}", f"--max_restarts={job.restarts}"]
+        options = [*meeting, f"--nproc_per_node={job.per_node or 'gpu'}", f"--max_restarts={job.restarts}"]
         grace = {} if job.grace is None else {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": f"{job.grace:g}"}
         return Start((*torchrun(), *options, *job.target), grace)
 

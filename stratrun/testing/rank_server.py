@@ -5,6 +5,7 @@ started threads yet), and every rank is forked from the server.
 """
 
 import faulthandler
+import gc
 import importlib
 import os
 import pickle
@@ -255,6 +256,7 @@ def _answer(message: bytes, variables: dict[str, str]) -> Reply:
     import torch
 
     before = Snapshot.take()
+    _end_groups_left()
     try:
         call: Call = pickle.loads(message)
         sys.path[:] = call.path
@@ -273,6 +275,31 @@ def _answer(message: bytes, variables: dict[str, str]) -> Reply:
         return Reply(error=error, trace=traceback.format_exc())
     finally:
         before.restore()
+
+
+def _end_groups_left() -> None:
+    """End the groups beside the default one that the last call left behind.
+
+    Each has threads that wake a hundred times a second. Only now, when no rank uses them any more.
+    """
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return
+    # Nothing public lists them. Those of meshes stay: DTensor keeps what it found out for one mesh, with its
+    # groups, for any that is equal.
+    left = [
+        group
+        for group in dist.distributed_c10d._world.pg_map
+        if group is not dist.group.WORLD and not group.group_desc.startswith("mesh")
+    ]
+    for group in left:
+        dist.destroy_process_group(group)
+    if left:
+        del group
+        left.clear()
+        # Whatever made them may hold itself in a circle, and them with it.
+        gc.collect()
 
 
 def _pack(reply: Reply) -> bytes:

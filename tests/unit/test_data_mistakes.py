@@ -203,10 +203,10 @@ def test_a_batch_costs_a_few_microseconds_beyond_reading_it() -> None:
     feed, _ = make_feed(batches)
 
     def seconds() -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         for _ in enumerate(feed):
             pass
-        return time.perf_counter() - start
+        return time.thread_time() - start
 
     assert min(seconds() for _ in range(5)) / len(batches) < 20e-6
 

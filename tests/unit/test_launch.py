@@ -114,6 +114,10 @@ def test_a_launcher_of_ones_own_is_found_by_name(
     )
 
 
+def test_a_job_that_names_no_number_has_a_process_on_each_gpu() -> None:
+    assert "--nproc_per_node=gpu" in TorchrunLauncher().start(Job(target=("train.py",))).command
+
+
 def test_several_machines_without_a_place_to_meet_are_refused() -> None:
     with pytest.raises(ConfigError, match="--nodes 2 needs --rendezvous"):
         TorchrunLauncher().start(Job(target=("train.py",), per_node=1, nodes=2))
