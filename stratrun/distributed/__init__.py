@@ -9,6 +9,7 @@ from stratrun.distributed.process_group import (
     known_backends,
     leave,
     message_board,
+    shared,
 )
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "leave",
     "message_board",
     "program_command",
+    "shared",
     "torchrun",
     "torchrun_command",
 ]

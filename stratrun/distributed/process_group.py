@@ -2,9 +2,10 @@
 
 import atexit
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from itertools import count
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -14,9 +15,11 @@ from torch.distributed.rendezvous import rendezvous
 from stratrun.distributed.env import ProcessEnv
 from stratrun.errors import ConfigError, nearest
 
+T = TypeVar("T")
 Group = dist.ProcessGroup
 _joins = count()
 _lines = count()
+_shared: dict[Any, Any] = {}
 
 
 def join(env: ProcessEnv, backend: str, timeout: timedelta, device: torch.device) -> bool:
@@ -126,7 +129,27 @@ def message_board(env: ProcessEnv, beside: Any = None) -> Store | None:
     return None if store is None else PrefixStore(f"stratrun/messages/{line}", store.clone())
 
 
+def shared(key: Any, make: Callable[[], T]) -> T:
+    """What all runs on one default group have in common, made by the first that asks for it.
+
+    Groups that are made anew for each run would stay as long as the default group, with their threads
+    and connections: what a model has been spread over is not to end with the run.
+    """
+    world = dist.group.WORLD
+    if _shared.get("world") is not world:
+        _shared.clear()
+        _shared["world"] = world
+        # As for the default group: whoever holds it must let go before the interpreter ends.
+        atexit.unregister(_shared.clear)
+        atexit.register(_shared.clear)
+    if key not in _shared:
+        _shared[key] = make()
+    made: T = _shared[key]
+    return made
+
+
 def leave() -> None:
     atexit.unregister(leave)
+    _shared.clear()
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import distributed as dist
 
+from stratrun.distributed import shared
+
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -14,7 +16,7 @@ REPLICATE, SHARD = "replicate", "shard"
 
 
 def ranks_mesh(device: torch.device, **sizes: int) -> "DeviceMesh":
-    """All ranks, neighbours along the last dimension first.
+    """All ranks, neighbours along the last dimension first; the same mesh for the same sizes.
 
     Args:
         sizes: Of each dimension, by name; one may be -1, for all the ranks that the others leave.
@@ -25,7 +27,10 @@ def ranks_mesh(device: torch.device, **sizes: int) -> "DeviceMesh":
     for size in sizes.values():
         known *= abs(size)
     shape = tuple(dist.get_world_size() // known if size == -1 else size for size in sizes.values())
-    return init_device_mesh(device.type, shape, mesh_dim_names=tuple(sizes))
+    names = tuple(sizes)
+    return shared(
+        (device.type, names, shape), lambda: init_device_mesh(device.type, shape, mesh_dim_names=names)
+    )
 
 
 def natural_replicas(environ: Mapping[str, str] = os.environ) -> int:
