@@ -78,8 +78,11 @@ def _check_one(one: Any, update: UpdateSize, where: str, *, several: bool) -> No
         )
 
 
-def try_values(spec: Mapping[str, Any] | str | type, where: str) -> None:
+def try_values(spec: Mapping[str, Any] | str | type, where: str) -> Optimizer | None:
     """Have a class of torch look at the values of its arguments, over a parameter of one number.
+
+    Returns:
+        What it made; None of what is not of torch.
 
     Raises:
         ConfigError: it does not take one of them.
@@ -87,17 +90,23 @@ def try_values(spec: Mapping[str, Any] | str | type, where: str) -> None:
     one = edited(spec, drop=_OURS) if isinstance(spec, Mapping) else {"type": spec}
     entry, options = OPTIMIZERS.check(one, where=where, given=("params",))
     if not isinstance(entry, type) or not entry.__module__.startswith("torch.optim"):
-        return
+        return None
     # The method of torch imports its compiler, which takes seconds.
     tried: Any = type(entry.__name__, (entry,), {"add_param_group": _take_group})
     try:
-        tried([nn.Parameter(torch.zeros(1, 1))], **options)
+        made: Optimizer = tried([nn.Parameter(torch.zeros(1, 1))], **options)
     except (TypeError, ValueError, RuntimeError) as error:
         key = next((key for key in options if _speaks_of(str(error), key)), "type")
-        raise ConfigError(
-            f"{where}: {entry.__name__} says: {error}; change it, as torch.optim.{entry.__name__} has it"
-            f"{at(getattr(spec, 'places', {}), key)}"
-        ) from error
+        raise says(entry, error, where, spec, key) from error
+    return made
+
+
+def says(entry: type, error: Exception, where: str, spec: Any, key: str) -> ConfigError:
+    """What a class of torch has said of its arguments, and where the one that it speaks of was given."""
+    told = str(error).rstrip(".")
+    path = f"{entry.__module__.removesuffix(f'.{entry.__name__.lower()}')}.{entry.__name__}"
+    place = at(getattr(spec, "places", {}), key)
+    return ConfigError(f"{where}: {entry.__name__} says: {told}; change it, as {path} has it{place}")
 
 
 def _take_group(optimizer: Optimizer, group: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Schedules of values of parameter groups out of what the user gave."""
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from math import inf
 from typing import Any
@@ -8,11 +9,11 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from stratrun.errors import ConfigError, nearest
+from stratrun.errors import ConfigError, StratrunError, nearest
 from stratrun.optim.driven import RATE, numbers_of, real, target
 from stratrun.optim.extent import Extent
 from stratrun.optim.lengths import AUTO, LENGTHS, check_lengths, settled
-from stratrun.optim.optimizer import DEFAULT
+from stratrun.optim.optimizer import DEFAULT, says
 from stratrun.optim.overlap import Acting, refuse_overlap
 from stratrun.optim.schedule import Schedule
 from stratrun.problems import part
@@ -20,6 +21,7 @@ from stratrun.registry import PARAM_SCHEDULERS
 from stratrun.registry.spec import edited
 
 _OURS = ("by_epoch", "optimizer", "monitor", "param", "groups", "begin", "end", "convert_to_iter_based")
+_SOME = Extent(epochs=1000, updates=1000 * 1000, updates_per_epoch=1000)
 
 
 def check(spec: Any, optimizers: Iterable[str] = (DEFAULT,)) -> None:
@@ -56,6 +58,29 @@ def _check_one(one: Any, names: list[str], where: str) -> None:
             f"{where}={one!r} is no scheduler; give a dict such as "
             "dict(type='CosineAnnealingLR', T_max=10, by_epoch=True)"
         )
+
+
+def try_values(spec: Mapping[str, Any], optimizer: Optimizer, where: str) -> None:
+    """Have a class of torch look at the values of its arguments, over an optimizer of nothing.
+
+    Raises:
+        ConfigError: it does not take one of them.
+    """
+    entry, options = _entry(spec, where)
+    if not str(getattr(entry, "__module__", "")).startswith("torch.optim"):
+        return
+    alone = edited(spec, drop=[key for key in ("optimizer", "groups") if key in spec])
+    try:
+        (made,) = build(alone, {DEFAULT: optimizer}, _SOME)
+        if made.monitor is None:
+            # Some look at a value only when they move. Torch warns of a move before any update.
+            optimizer._opt_called = True  # type: ignore[attr-defined]
+            made.scheduler.step()
+    except StratrunError:
+        pass  # of lengths, most likely, which are made up here
+    except Exception as error:
+        key = next((key for key in options if key in re.findall(r"\w+", str(error))), "type")
+        raise says(entry, error, where, spec, key) from error
 
 
 def build(spec: Any, optimizers: Mapping[str, Optimizer], extent: Extent | None = None) -> list[Schedule]:

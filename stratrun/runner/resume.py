@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
@@ -11,8 +11,10 @@ from stratrun.checkpoint import look_into, missing
 from stratrun.checkpoint.agreement import decided_by_main
 from stratrun.checkpoint.parts import LoadFrom
 from stratrun.checkpoint.remains import unfinished_run
+from stratrun.checkpoint.selection import split_name
 from stratrun.distributed import Collectives
-from stratrun.errors import CheckpointNotFoundError
+from stratrun.errors import CheckpointError, CheckpointNotFoundError, StratrunError
+from stratrun.problems import Gathering, part
 from stratrun.runner import persistence
 from stratrun.runner.context import RunnerContext
 from stratrun.runner.form import Form
@@ -39,6 +41,36 @@ def check(runner: RunnerContext, ranks: Collectives, form: Form, job: str) -> No
         wanted = _wanted(form)
         at = find(runner, ranks, wanted.path, wanted.options, str(wanted))
         ranks.agree(_no_weights(wanted, at) if ranks.is_main else None, "loading weights")
+
+
+def look(form: Form, jobs: Sequence[str], found: Gathering) -> None:
+    """Refuse a path of this machine where there is nothing to go on from, without a run.
+
+    URLs are not asked, and names such as ``best`` are left to the run, whose folder they are in.
+    """
+    if "train" in jobs and isinstance(form.resume, str | os.PathLike) and not found.within("resume"):
+        given = os.fspath(form.resume)
+        if given != "auto" and _is_plain(given):
+            with part("resume"):
+                _raise(_no_checkpoint(form.resume, Folder(given)), f"resume={given!r}")
+    if not found.within("load_from") and form.load_from is not None:
+        with part("load_from"):
+            wanted = LoadFrom.parse(form.load_from)
+            if _is_plain(wanted.path):
+                _raise(_no_weights(wanted, Folder(wanted.path)), str(wanted))
+
+
+def _is_plain(given: str) -> bool:
+    """Whether it is a path, and neither a URL nor a name."""
+    return "://" not in given and split_name(given)[1] is None
+
+
+def _raise(error: Exception | None, what: str) -> None:
+    if isinstance(error, StratrunError):
+        raise error
+    if error is not None:
+        told = f"{what} cannot be looked into: {type(error).__name__}: {error}; give one that can be read"
+        raise CheckpointError(told) from error
 
 
 def _chosen(runner: RunnerContext, ranks: Collectives, form: Form) -> Folder:

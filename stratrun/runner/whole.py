@@ -3,17 +3,21 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
+
+from torch.optim import Optimizer
 
 from stratrun.connector import choose
 from stratrun.distributed import ProcessEnv
 from stratrun.errors import ConfigError, MissingArgumentError, StratrunError
 from stratrun.hooks.dispatch import HookList
 from stratrun.optim import optimizer as optimizers
+from stratrun.optim import scheduler as schedulers
 from stratrun.problems import Gathering, part
 from stratrun.registry import HOOKS
-from stratrun.runner import checks, parts
+from stratrun.runner import checks, parts, resume
 from stratrun.runner.arguments import of_config
 from stratrun.runner.form import Form, Job, require
 from stratrun.runner.runner import Runner
@@ -52,7 +56,9 @@ def examine(
     with part():
         _check_layers(form, world_size)
     with part("optimizer"):
-        _check_optimizers(form, found)
+        _try_optimizers(form, found)
+    with part():
+        resume.look(form, jobs, found)
     with part("custom_hooks"):
         _check_built_hooks(runner._form, jobs, found)
     return list(jobs)
@@ -86,15 +92,24 @@ def _check_layers(form: Form, world_size: int | None) -> None:
     )
 
 
-def _check_optimizers(form: Form, found: Gathering) -> None:
-    """What only an optimizer of torch itself can tell of its values. It gets a parameter of one number."""
+def _try_optimizers(form: Form, found: Gathering) -> None:
+    """What only classes of torch themselves can tell of their values, over a parameter of one number."""
     if form.optimizer is None or found.has("optimizer"):
         return
+    made: dict[str, Optimizer] = {}
     for name, spec in optimizers.specs(form.optimizer).items():
         where = f"optimizer.{name}" if optimizers.is_several(form.optimizer) else "optimizer"
         if not found.within(where) and isinstance(spec, Mapping | str | type):
             with part(where):
-                optimizers.try_values(spec, where)
+                one = optimizers.try_values(spec, where)
+                if one is not None:
+                    made[name] = one
+    for where, spec in schedulers.each(form.param_scheduler):
+        if not found.within(where) and isinstance(spec, Mapping):
+            optimizer = made.get(spec.get("optimizer", next(iter(made), "")))
+            if optimizer is not None:
+                with part(where):
+                    schedulers.try_values(spec, deepcopy(optimizer), where)
 
 
 def _check_built_hooks(form: Form, jobs: Sequence[Job], found: Gathering) -> None:

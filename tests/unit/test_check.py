@@ -258,15 +258,51 @@ def test_places_of_inherited_values_are_those_of_the_file_that_has_them(tmp_path
         ("name=..", "name", "no name"),
         ("activation_checkpointing={every: 0}", "activation_checkpointing", "whole number"),
         ("strategy=dpp", "strategy", "did you mean 'ddp'"),
+        ("param_scheduler={type: ExponentialLR, gamma: x}", "param_scheduler", "ExponentialLR says"),
+        ("param_scheduler={type: LinearLR, start_factor: 3}", "param_scheduler", "greater than 0"),
+        (
+            "param_scheduler=[{type: OneCycleLR, max_lr: 1, anneal_strategy: cosine}]",
+            "param_scheduler.0",
+            "'cos' or 'linear'",
+        ),
+        ("resume=gone/step-7", "resume", "does not exist"),
+        ("load_from=gone.pt", "load_from", "gone.pt"),
+        ("load_from={path: here/model.pd}", "load_from", "did you mean 'model.pt'"),
     ],
 )
 def test_a_problem_is_told_by_the_key_that_has_it(
-    setting: str, key: str, word: str, tmp_path: Path, capsys: Any
+    setting: str, key: str, word: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here").mkdir()
+    Path("here/model.pt").touch()
     _, told = checked(GOOD, tmp_path, capsys, setting)
     (only,) = told["problems"]
     assert only["key"] == key and word in only["message"]
     assert only["place"].startswith("override")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "resume=auto",
+        "load_from=best",
+        "load_from=here/best",
+        "load_from=s3://nowhere/model.pt",
+        "load_from=model.pt",
+        "param_scheduler={type: CosineAnnealingLR}",
+        "param_scheduler={type: OneCycleLR, max_lr: 1, by_epoch: false, cycle_momentum: false}",
+        "param_scheduler={type: StepLR, step_size: 2, groups: head}",
+        "param_scheduler={type: LinearLR, begin: 2000000, end: 2000009, by_epoch: false}",
+    ],
+)
+def test_what_only_a_run_can_tell_is_no_problem(
+    setting: str, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model.pt").touch()
+    code, told = checked(GOOD, tmp_path, capsys, setting)
+    assert (code, told["problems"]) == (0, [])
 
 
 def test_a_module_that_fails_is_one_problem_among_others(tmp_path: Path, capsys: Any) -> None:
