@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -19,6 +20,7 @@ from stratrun.errors import (
 MISTAKE, FAILURE, INTERRUPTED = 2, 1, 130
 # Of our own errors those that no other command line would have spared the user.
 _FAILURES = (CheckpointError, PeerError, StorageError)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
 
@@ -46,7 +48,12 @@ def _told(error: BaseException, hint: str) -> tuple[str, int]:
     if not isinstance(error, StratrunError) or whole:
         return _traceback(error, whole), code
     notes = "".join(f"  {note}\n" for note in getattr(error, "__notes__", ()))
-    return f"stratrun: error: {error}\n{notes}", code
+    return visible(f"stratrun: error: {error}\n{notes}"), code
+
+
+def visible(text: str) -> str:
+    """Text with control characters written out: a config of somebody else's is not to steer the terminal."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def _traceback(error: BaseException, whole: bool) -> str:

@@ -211,6 +211,16 @@ def test_notes_of_an_error_are_shown(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().err == "stratrun: error: wrong\n  while building model: Net\n"
 
 
+def test_what_a_config_says_does_not_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text('"lo\\e[2Jss": cross_entropy\nmodel: {type: Linear}\n')
+    for command in ("check", "train"):
+        assert run([command, str(tmp_path / "run.yaml")]) == 2
+        told = "".join(capsys.readouterr())
+        assert "\x1b" not in told and "\\x1b[2J" in told
+
+
 def test_the_full_traceback_of_our_own_error_is_there_on_request(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from stratrun.cli.arguments import JOBS, Arguments, add_config_arguments
 from stratrun.cli.check.dry_run import DryRun, dry_run, refuse_launched
 from stratrun.cli.check.dry_run import as_text as trial_as_text
 from stratrun.cli.check.finding import Finding
-from stratrun.cli.failures import MISTAKE
+from stratrun.cli.failures import MISTAKE, visible
 from stratrun.errors import ConfigError, StratrunError
 
 
@@ -122,6 +122,6 @@ def as_text(found: Checked) -> str:
     took = f"{own:.1f} s, and {found.torch_seconds:.1f} s to import torch"
     if not found.problems:
         return f"{found.config}: nothing is wrong with {jobs} ({took})"
-    lines = [f"{one.place}: {one.message}" for one in found.problems]
+    lines = [visible(f"{one.place}: {one.message}") for one in found.problems]
     count = len(found.problems)
     return "\n".join([*lines, f"{found.config}: {count} problem{'s' * (count > 1)} ({took})"])
