@@ -88,10 +88,14 @@ def of_config(cfg: Any, default: type) -> tuple[Callable[..., Any], dict[str, An
         )
     places: Mapping[str, str] = getattr(cfg, "places", {})
     kind = cfg.get("runner_type", default)
-    try:
-        entry = RUNNERS.get(kind) if isinstance(kind, str) and "." not in kind else kind
-    except UnknownNameError as error:
-        raise UnknownNameError(f"runner_type={kind!r}: {error}{at(places, 'runner_type')}") from error
+    entry, found = default, False
+    with part("runner_type"):
+        entry, found = _named(kind, places), True
+    if not found:
+        # Stands for it, so that the rest is looked at; what it does not take may be that one's own.
+        kind = default
+        own = parameters_of(default) or {}
+        cfg = edited(cfg, drop=[key for key in cfg if key not in own])
     refused: dict[str, str | None] = {}
     if isinstance(entry, type):
         parameters = parameters_of(entry) or {}
@@ -107,6 +111,16 @@ def of_config(cfg: Any, default: type) -> tuple[Callable[..., Any], dict[str, An
                 )
             cfg = edited(cfg, put={"model": dict})  # stands for it, so that the rest is looked at
     return RUNNERS.check(edited(cfg, drop=["runner_type"], put={"type": kind}), where="config")
+
+
+def _named(kind: Any, places: Mapping[str, str]) -> Any:
+    """The class of a name that is no path; anything else as it is."""
+    if not isinstance(kind, str) or "." in kind:
+        return kind
+    try:
+        return RUNNERS.get(kind)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"runner_type={kind!r}: {error}{at(places, 'runner_type')}") from error
 
 
 def _as_meant(cfg: Mapping[str, Any], refused: Mapping[str, str | None]) -> Mapping[str, Any]:

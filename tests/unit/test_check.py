@@ -305,6 +305,15 @@ def test_what_only_a_run_can_tell_is_no_problem(
     assert (code, told["problems"]) == (0, [])
 
 
+def test_what_else_is_wrong_is_told_beside_a_misspelt_runner(tmp_path: Path, capsys: Any) -> None:
+    settings = ("runner_type=Runer", "teacher=its_own", "optimizer.type=SDG")
+    _, told = checked(GOOD, tmp_path, capsys, *settings)
+    assert [(one["key"], one["near"]) for one in told["problems"]] == [
+        ("optimizer", "SGD"),
+        ("runner_type", "Runner"),
+    ]
+
+
 def test_a_module_that_fails_is_one_problem_among_others(tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "fails.py").write_text("1 / 0\n")
     words = ("--import", str(tmp_path / "fails.py"), "optimizer.lrr=1")
