@@ -67,7 +67,7 @@ def try_values(spec: Mapping[str, Any], optimizer: Optimizer, where: str) -> Non
         ConfigError: it does not take one of them.
     """
     entry, options = _entry(spec, where)
-    if not str(getattr(entry, "__module__", "")).startswith("torch.optim"):
+    if not str(getattr(entry, "__module__", "")).startswith("torch.optim") or _is_of_groups(options):
         return
     alone = edited(spec, drop=[key for key in ("optimizer", "groups") if key in spec])
     try:
@@ -81,6 +81,19 @@ def try_values(spec: Mapping[str, Any], optimizer: Optimizer, where: str) -> Non
     except Exception as error:
         key = next((key for key in options if key in re.findall(r"\w+", str(error))), "type")
         raise says(entry, error, where, spec, key) from error
+
+
+def _is_of_groups(options: Mapping[str, Any]) -> bool:
+    """Whether something is given for each of several groups, or by a function of the user's."""
+    for key, value in options.items():
+        if key in ("type", "milestones"):
+            continue
+        if key == "schedulers":
+            if any(not isinstance(one, Mapping) or _is_of_groups(one) for one in value):
+                return True
+        elif callable(value) or isinstance(value, list | tuple):
+            return True
+    return False
 
 
 def build(spec: Any, optimizers: Mapping[str, Optimizer], extent: Extent | None = None) -> list[Schedule]:

@@ -265,6 +265,12 @@ def test_places_of_inherited_values_are_those_of_the_file_that_has_them(tmp_path
             "param_scheduler.0",
             "'cos' or 'linear'",
         ),
+        (
+            "param_scheduler={type: SequentialLR, milestones: [3], schedulers: "
+            "[{type: LinearLR, end_factor: 7}, {type: ConstantLR}]}",
+            "param_scheduler",
+            "SequentialLR says: Ending multiplicative factor",
+        ),
         ("resume=gone/step-7", "resume", "does not exist"),
         ("load_from=gone.pt", "load_from", "gone.pt"),
         ("load_from={path: here/model.pd}", "load_from", "did you mean 'model.pt'"),
@@ -293,6 +299,9 @@ def test_a_problem_is_told_by_the_key_that_has_it(
         "param_scheduler={type: CosineAnnealingLR}",
         "param_scheduler={type: OneCycleLR, max_lr: 1, by_epoch: false, cycle_momentum: false}",
         "param_scheduler={type: StepLR, step_size: 2, groups: head}",
+        "param_scheduler={type: OneCycleLR, max_lr: [1, 2], by_epoch: false}",
+        "param_scheduler={type: SequentialLR, milestones: [3], schedulers: "
+        "[{type: CyclicLR, base_lr: [1, 2], max_lr: [2, 3]}, {type: ConstantLR}]}",
         "param_scheduler={type: LinearLR, begin: 2000000, end: 2000009, by_epoch: false}",
     ],
 )
